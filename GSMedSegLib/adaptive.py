@@ -1,0 +1,253 @@
+"""Our own strategy: views whose place and zoom follow the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from GSMedSegLib.engine import Engine
+from GSMedSegLib.intensity import percentile_limits
+from GSMedSegLib.prompts import Box, Click
+from GSMedSegLib.roi import Pyramid, View, outside_mask, to_image_grid, view_box, view_image
+from GSMedSegLib.segment import OUTSIDE, Box3, Segment
+
+DEFAULT_ROI = 96
+"""Voxels per side of a view where the weights do not say what they were trained on."""
+
+FIT = 0.6
+"""Share of a view's side that an object's longest side should take."""
+
+FINEST_STEP = 0.5
+"""A view is never finer than this part of the smallest voxel side: there is nothing more to see."""
+
+MOST_LOOKS = 3
+"""Views tried for one click after the first, before the last one is taken."""
+
+CLICK_LOGIT = 1.0
+"""A clicked voxel is at least this sure."""
+
+
+class AdaptiveStrategy:
+    """Finds the zoom at which the clicked object fits a view, and follows the object as it grows.
+
+    A first click is looked at in several zooms, from the image's own resolution to the whole image; the surest answer that
+    fits its view is taken. A mask that touches its view's border, or is small in it, gets a view that fits. Later clicks stay
+    in the view, whose embedding is kept, as long as they and the mask lie inside.
+
+    Args:
+        engine: runs the network.
+        roi: samples per side of a view; by default what the weights were trained on.
+    """
+
+    name = "adaptive"
+    stepwise = True
+
+    def __init__(self, engine: Engine, roi: int | None = None) -> None:
+        self.engine = engine
+        self.roi = roi or int(engine.metadata.get("roi", DEFAULT_ROI))
+        self._by_view = engine.metadata.get("intensity") == "view"
+        self._spacing_mm = np.ones(3)
+        self._pyramid = Pyramid(torch.zeros(1, 1, 1))
+        self._shape = (1, 1, 1)
+
+    def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
+        """Take an image (K, J, I).
+
+        Raises:
+            ValueError: a constant image, or one with NaN.
+        """
+        low, high = percentile_limits(image)
+        k, j, i = image.shape
+        self._shape = (k, j, i)
+        self._spacing_mm = np.asarray(spacing_kji_mm, dtype=float)
+        volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+        if not self._by_view:
+            volume = ((volume - low) / (high - low)).clamp(0, 1)
+        self._pyramid = Pyramid(volume)
+        self.engine.forget()
+
+    def predict(self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None) -> Segment:
+        """Logits of one object.
+
+        Args:
+            clicks: all its clicks, in order.
+            box: where the user said the object is; sets the first view.
+            before: the segment without the last click, None for the first.
+        """
+        if before is None or before.view is None or not bool((before.logits > 0).any()):
+            view, logits = self._first_look(clicks, box)
+        else:
+            view = self._view_for(before, clicks[-1])
+            logits = self._look(view, clicks, before)
+        for _ in range(MOST_LOOKS):
+            better = self._better_view(view, logits)
+            if better is None:
+                break
+            view, logits = better, self._look(better, clicks, self._paste(before, view, logits))
+        return self._obey(replace(self._paste(before, view, logits), view=view), clicks)
+
+    def _first_look(self, clicks: Sequence[Click], box: Box | None) -> tuple[View, Tensor]:
+        """The most trusted of several zooms around the last foreground click."""
+        if box is not None:
+            view = self._fitting(np.array(box.min_kji), np.array(box.max_kji) + 1.0)
+            return view, self._look(view, clicks, None)
+        center = next(c.kji for c in reversed(clicks) if c.positive)
+        looks = [(view, self._look(view, clicks, None)) for view in self._zooms(center)]
+        return max(looks, key=lambda look: self._trust(*look))
+
+    def _zooms(self, center_kji: tuple[int, int, int]) -> list[View]:
+        """Views around a voxel, each twice as wide as the one before, up to the whole image."""
+        whole_mm = float((np.array(self._shape) * self._spacing_mm).max())
+        step_mm, views = float(self._spacing_mm.min()), []
+        while True:
+            views.append(self._view(np.array(center_kji, float), step_mm))
+            if step_mm * self.roi >= whole_mm:
+                return views
+            step_mm *= 2
+
+    def _view(self, center_kji: NDArray[np.float64], step_mm: float) -> View:
+        """A view with cubic samples, pushed inside the image where it is smaller than the image."""
+        step = step_mm / self._spacing_mm
+        half = step * self.roi / 2
+        low, high = half - 0.5, np.array(self._shape) - 0.5 - half
+        middle = (np.array(self._shape) - 1) / 2
+        center = np.where(low < high, np.clip(center_kji, np.minimum(low, high), np.maximum(low, high)), middle)
+        k, j, i = np.round(center * 2) / 2
+        a, b, c = step
+        return View((float(k), float(j), float(i)), (float(a), float(b), float(c)), self.roi)
+
+    def _fitting(self, low_kji: NDArray[np.float64], high_kji: NDArray[np.float64]) -> View:
+        """The view in which a box takes the share `FIT` of the side."""
+        longest_mm = float(((high_kji - low_kji) * self._spacing_mm).max())
+        finest = FINEST_STEP * float(self._spacing_mm.min())
+        coarsest = float((np.array(self._shape) * self._spacing_mm).max()) / self.roi
+        step_mm = min(max(longest_mm / (FIT * self.roi), finest), max(coarsest, finest))
+        return self._view((low_kji + high_kji - 1) / 2, step_mm)
+
+    def _trust(self, view: View, logits: Tensor) -> float:
+        """How far an answer can be trusted: sure inside, and neither cut off by its view nor a speck in it."""
+        mask = logits > 0
+        if not bool(mask.any()):
+            return -1.0
+        probability = torch.sigmoid(logits)
+        sure = float((probability * mask).sum() / (probability * (probability > 0.1)).sum())
+        low, high = _bounds(mask)
+        extent = float((high - low).max()) / view.size
+        speck = min(1.0, extent / 0.2)
+        return sure * speck - 0.5 * self._cut_off(view, mask)
+
+    def _cut_off(self, view: View, mask: Tensor) -> float:
+        """Share of the view's faces through which the mask leaves it, not counting the image's own border."""
+        touching, size = 0, view.size
+        start = np.array(view.start_kji)
+        stop = start + (size - 1) * np.array(view.step_kji)
+        for axis in range(3):
+            if start[axis] > 0.5 and bool(mask.select(axis, 0).any()):
+                touching += 1
+            if stop[axis] < self._shape[axis] - 1.5 and bool(mask.select(axis, size - 1).any()):
+                touching += 1
+        return touching / 6
+
+    def _better_view(self, view: View, logits: Tensor) -> View | None:
+        """A view that fits the mask better, or None when this one does."""
+        mask = logits > 0
+        if not bool(mask.any()):
+            return None
+        low, high = (np.array(v) for v in _bounds(mask))
+        extent = (high - low).max() / view.size
+        if self._cut_off(view, mask) == 0 and 0.3 <= extent:
+            return None
+        if self._cut_off(view, mask) > 0:
+            wider = float((np.array(view.step_kji) * self._spacing_mm).max()) * 1.6
+            better = self._view(view.to_image([(low + high - 1) / 2])[0], wider)
+        else:
+            better = self._fitting(view.to_image([low])[0], view.to_image([high])[0])
+        change = np.array(better.step_kji) / np.array(view.step_kji)
+        moved = np.abs(np.array(better.center_kji) - view.center_kji) / (np.array(view.step_kji) * view.size)
+        return better if abs(np.log(change[0])) > 0.15 or moved.max() > 0.15 else None
+
+    def _view_for(self, before: Segment, click: Click) -> View:
+        """The view for a further click: the one before if it shows the click, else one that shows mask and click."""
+        view = before.view
+        assert view is not None
+        at = view.to_view(np.array([click.kji]))[0] / (view.size - 1)
+        if ((at > 0.04) & (at < 0.96)).all():
+            return view
+        low, high = _bounds(before.logits > 0)
+        corner = np.array([s.start for s in before.box])
+        reach = 2 * np.array(view.step_kji)
+        low = np.minimum(low + corner, np.array(click.kji) - reach)
+        high = np.maximum(high + corner, np.array(click.kji) + 1 + reach)
+        return self._fitting(low, high)
+
+    def _look(self, view: View, clicks: Sequence[Click], before: Segment | None) -> Tensor:
+        """(S, S, S) logits of a view."""
+        embedding = self.engine.encode(self._samples(view) if not self.engine.cached(view) else torch.zeros(0), key=view)
+        at = np.round(view.to_view(np.array([c.kji for c in clicks]))).astype(int)
+        inside = ((at >= 0) & (at < view.size)).all(axis=1)
+        labels = np.array([int(c.positive) for c in clicks])
+        previous = None if before is None else self._seen(before, view)[None]
+        if not inside.any():
+            at, labels, inside = np.zeros((1, 3), int), np.array([-1]), np.array([True])
+        return self.engine.decode(embedding, at[inside][None], labels[inside][None], previous)[0].cpu()
+
+    def _samples(self, view: View) -> Tensor:
+        if self._by_view:
+            return view_image(self._pyramid, view)
+        return torch.where(outside_mask(view, self._shape), 0.0, self._pyramid.sample(view))
+
+    def _seen(self, segment: Segment, view: View) -> Tensor:
+        """A segment's logits at a view's samples."""
+        start = np.array([s.start for s in segment.box])
+        k, j, i = np.array(view.center_kji) - start
+        shifted = View((float(k), float(j), float(i)), view.step_kji, view.size)
+        samples = Pyramid(segment.logits.clamp(-8, 8)).sample(shifted)
+        return torch.where(outside_mask(shifted, segment.logits.shape), OUTSIDE, samples)
+
+    def _paste(self, before: Segment | None, view: View, logits: Tensor) -> Segment:
+        """A view's logits on the image's voxels, over what was known before."""
+        box = view_box(view, self._shape)
+        assert box is not None, "a view that misses the image"
+        values = to_image_grid(logits, view, box)
+        if before is None or _contains(box, before.box):
+            return Segment(self._shape, box, values)
+        union = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, before.box))
+        merged = torch.full([s.stop - s.start for s in union], OUTSIDE)
+        merged[_within(before.box, union)] = before.logits
+        merged[_within(box, union)] = values
+        return Segment(self._shape, (union[0], union[1], union[2]), merged)
+
+    def _obey(self, segment: Segment, clicks: Sequence[Click]) -> Segment:
+        """Make sure that every clicked voxel is what its click says."""
+        for click in clicks:
+            if all(s.start <= x < s.stop for x, s in zip(click.kji, segment.box)):
+                at = tuple(x - s.start for x, s in zip(click.kji, segment.box))
+                logit = float(segment.logits[at])
+                segment.logits[at] = max(logit, CLICK_LOGIT) if click.positive else min(logit, -CLICK_LOGIT)
+        return segment
+
+
+def _bounds(mask: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lowest corner and one past the highest of a mask that is not empty."""
+    low, high = [], []
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        along = torch.nonzero(mask.any(others[1]).any(others[0]))
+        low.append(int(along[0]))
+        high.append(int(along[-1]) + 1)
+    return np.array(low), np.array(high)
+
+
+def _contains(outer: Box3, inner: Box3) -> bool:
+    return all(o.start <= i.start and i.stop <= o.stop for o, i in zip(outer, inner))
+
+
+def _within(inner: Box3, outer: Sequence[slice]) -> Box3:
+    """An inner box's slices in an outer box's own coordinates."""
+    k, j, i = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer))
+    return k, j, i

@@ -1,0 +1,38 @@
+"""Outputs that are whole or absent: written under a temporary name, renamed when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path to write to, which becomes `target` when the block ends well and vanishes otherwise.
+
+    The path lies in the target's folder (a rename within one file system is atomic), does not exist yet, and
+    ends with the target's name, hence with the same suffixes. An older file at `target` stays as it was until
+    the new one is complete.
+
+    Args:
+        target: the file wanted in the end.
+
+    Raises:
+        FileNotFoundError: the folder of `target` does not exist.
+        IsADirectoryError: `target` is a folder.
+    """
+    target = Path(target)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder to write to does not exist", str(target.parent))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a file name is needed, this is a folder", str(target))
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""Faster forms of the network's layers, computing the same."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from GSMedSegLib.network import Network
+
+NORM_CHUNK = 8192
+"""Voxels that a norm sums at once."""
+
+SMALL_CONVOLUTION = 20480
+"""PyTorch runs a float32 3D convolution of one ROI with fewer numbers than this (width left out) by a slow path.
+Source: `use_mkldnn` in ATen's Convolution.cpp."""
+
+
+class ChannelNorm(nn.Module):
+    """Instance norm that keeps the channels last.
+
+    PyTorch's own instance norm copies to another layout first. Its group norm of one channel per group does not, but sums in
+    float32 and loses three digits where a channel's mean is far from zero: good enough for bfloat16, not for float32.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm3d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32 and x.device.type == "cpu":
+            return channel_norm(x, self.weight, self.bias, self.eps)
+        return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+
+
+def channel_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Instance norm of one channels-last (1, C, D, H, W) float32 volume, its sums carried in float64.
+
+    The sums run over chunks that stay in cache: two passes cost less than one through memory.
+    """
+    if x.shape[0] != 1:
+        return torch.cat([channel_norm(sample, weight, bias, eps) for sample in x.split(1)])
+    voxels = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+    chunks = voxels.split(NORM_CHUNK)
+    mean = sum(chunk.sum(0).double() for chunk in chunks) / voxels.shape[0]
+    center = mean.float()
+    variance = sum((chunk - center).square_().sum(0).double() for chunk in chunks) / voxels.shape[0]
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean * scale if bias is None else bias.double() - mean * scale
+    return torch.addcmul(shift.float().view(1, -1, 1, 1, 1), x, scale.float().view(1, -1, 1, 1, 1))
+
+
+class OneDnnConv3d(nn.Module):
+    """A 3D convolution that goes to oneDNN even when it is small."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding, stride, dilation, groups = self.settings
+        if x.dtype == torch.float32 and x.shape[:-1].numel() <= SMALL_CONVOLUTION:
+            return torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, groups)
+        return F.conv3d(x, self.weight, self.bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+
+
+def for_inference(network: Network, precision: torch.dtype) -> Network:
+    """Replace a network's layers, in place, by their fast forms in the wanted precision.
+
+    The transformer and the small networks on tokens stay in float32: they are not where the time goes.
+    """
+    network.eval().requires_grad_(False)
+    head = network.point_head
+    parts: list[nn.Module] = [network.image_encoder, head.feat_downsample, head.output_upscaling]
+    if head.mixer is not None:
+        parts.append(head.mixer)
+    for part in parts:
+        part.to(precision, memory_format=torch.channels_last_3d)
+        _replace(part, on_cpu=next(part.parameters()).device.type == "cpu" and torch.backends.mkldnn.is_available())
+    return network
+
+
+def _replace(module: nn.Module, on_cpu: bool) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.InstanceNorm3d):
+            setattr(module, name, ChannelNorm(child))
+        elif on_cpu and isinstance(child, nn.Conv3d):
+            setattr(module, name, OneDnnConv3d(child))
+        else:
+            _replace(child, on_cpu)

@@ -1,0 +1,393 @@
+"""The network: MONAI's VISTA3D for clicks, of any width, with two optional additions to its point head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import SegResNetDS2
+from monai.networks.nets.vista3d import PointMappingSAM
+from torch import Tensor, nn
+
+SUPPORTED_CLASSES = 132
+"""Classes `vista3d132` was trained on; a point head treats larger indices as zero-shot."""
+
+NEAR_SIGMA = 1.5
+WIDE_SIGMA = 6.0
+INTENSITY_SIGMA = 0.15
+"""Widths of the prompt maps: half-resolution voxels for the two distances, scaled intensity for the third."""
+
+PROMPT_MAPS = 10
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that define a network, read from a checkpoint's own tensors or chosen for training.
+
+    Attributes:
+        init_filters: channels at full resolution; they double at every level.
+        blocks_down: residual blocks per level on the way down. Every level but the last halves the resolution.
+        width: channels of the embedding and of the point head; divisible by 8.
+        click_features: whether the feature under a click is added to its token.
+        mixer: channels of the prompt mixer per level, from half resolution down; empty for none.
+    """
+
+    init_filters: int = 48
+    blocks_down: tuple[int, ...] = (1, 2, 2, 4, 4)
+    width: int = 48
+    click_features: bool = False
+    mixer: tuple[int, ...] = ()
+
+    @property
+    def stride(self) -> int:
+        """Every side of a ROI must be a multiple of this number of voxels."""
+        return max(int(2 ** (len(self.blocks_down) - 1)), int(2 ** len(self.mixer)) if self.mixer else 2)
+
+
+VISTA3D132 = Shape()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Clicks of R objects inside one batch of ROIs.
+
+    Attributes:
+        coords: (R, N, 3) voxel positions (k, j, i) in the ROI.
+        labels: (R, N) 0 background, 1 foreground, 2 / 3 the same for special classes, -1 padding.
+        prev_logits: (R, 1, D, H, W) what was predicted before, or None.
+        owner: (R,) the ROI of the batch that each object lies in; None means all in the first.
+    """
+
+    coords: Tensor
+    labels: Tensor
+    prev_logits: Tensor | None = None
+    owner: Tensor | None = None
+
+
+class ResidualBlock(nn.Module):
+    """Two 3³ convolutions with instance norm, added to their input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.InstanceNorm3d(channels, affine=True)
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.InstanceNorm3d(channels, affine=True)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(y)))
+
+
+class PromptMixer(nn.Module):
+    """Spreads the prompts over the embedding: a small U-Net at half resolution.
+
+    VISTA3D's encoder never sees the clicks and its head is point-wise but for one 3³ convolution, so nothing in it can
+    follow a structure from a click to its border. The mixer can. It also takes what VISTA3D has no input for:
+    the previous mask. Its output projections start at zero, so a network that gains a mixer answers as before.
+    """
+
+    def __init__(self, width: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.image_in = nn.Conv3d(width, channels[0], 3, padding=1)
+        self.prompt_in = nn.Conv3d(PROMPT_MAPS, channels[0], 3, padding=1, bias=False)
+        self.down = nn.ModuleList(
+            nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.blocks_down = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(c) for _ in range(2 if 0 < i < len(channels) - 1 else 1)))
+            for i, c in enumerate(channels)
+        )
+        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.blocks_up = nn.ModuleList(ResidualBlock(c) for c in channels[:-1])
+        self.norm_out = nn.InstanceNorm3d(channels[0], affine=True)
+        self.to_features = nn.Conv3d(channels[0], width, 1)
+        self.to_logits = nn.Conv3d(channels[0], 1, 1)
+        for layer in (self.to_features, self.to_logits):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias) if layer.bias is not None else None
+
+    def forward(self, image_part: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix.
+
+        Args:
+            image_part: (R, M, d, h, w) `image_in` of the embedding; it holds no prompt and may be cached.
+            maps: (R, PROMPT_MAPS, d, h, w) from `prompt_maps`.
+
+        Returns:
+            (R, width, d, h, w) to add to the embedding, and (R, 1, d, h, w) coarse logits.
+        """
+        x = image_part + self.prompt_in(maps)
+        skips = []
+        for i, blocks in enumerate(self.blocks_down):
+            x = blocks(x if i == 0 else self.down[i - 1](x))
+            skips.append(x)
+        for i in reversed(range(len(self.up))):
+            x = F.interpolate(self.up[i](x), size=skips[i].shape[-3:], mode="trilinear", align_corners=False)
+            x = self.blocks_up[i](x + skips[i])
+        x = F.relu(self.norm_out(x))
+        return self.to_features(x), self.to_logits(x)
+
+    def coarse(self, low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
+        """(R, 1, d, h, w) coarse logits alone, without the head; `prompts.owner` must be given."""
+        return self(self.image_in(low)[prompts.owner], prompt_maps(low, image_low, prompts))[1]
+
+
+class PointHead(PointMappingSAM):  # type: ignore[misc]
+    """MONAI's point head, with click features and a prompt mixer where the checkpoint has them."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(feature_size=shape.width, n_classes=512, last_supported=SUPPORTED_CLASSES)
+        self.click_features: nn.Linear | None = None
+        self.mixer: PromptMixer | None = None
+        if shape.click_features:
+            self.click_features = nn.Linear(shape.width, shape.width, bias=False)
+            nn.init.zeros_(self.click_features.weight)
+        if shape.mixer:
+            self.mixer = PromptMixer(shape.width, shape.mixer)
+
+    def tokens(self, prompts: Prompts, low: Tensor) -> Tensor:
+        """The prompt tokens of every object: mask token, one per click, supported-class token.
+
+        Args:
+            prompts: R objects with N clicks each.
+            low: (B, C, d, h, w) embedding at half resolution.
+
+        Returns:
+            (R, N + 2, C) float32.
+        """
+        coords, labels = prompts.coords, prompts.labels
+        full = tuple(2 * s for s in low.shape[-3:])
+        clicks = self.pe_layer.forward_with_coords(coords.float() + 0.5, full)
+        padding = labels == -1
+        kinds = torch.stack([self.point_embeddings[i].weight[0] for i in (0, 1)])
+        clicks = clicks + kinds[labels.clamp(min=0) % 2]
+        clicks = clicks + (labels >= 2).unsqueeze(-1) * self.special_class_embed.weight
+        if self.click_features is not None:
+            clicks = clicks + self.click_features(features_at(low, prompts).to(clicks.dtype))
+        clicks = torch.where(padding.unsqueeze(-1), self.not_a_point_embed.weight, clicks)
+        rows = coords.shape[0]
+        first, last = self.mask_tokens.weight, self.supported_embed.weight
+        return torch.cat((first.expand(rows, 1, -1), clicks, last.expand(rows, 1, -1)), dim=1)
+
+    def decode(self, low: Tensor, image_low: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
+        """Logits of every object, written plainly; the engine has the fast form of the same sums.
+
+        Args:
+            low: (B, C, d, h, w) `feat_downsample` of the encoder's output.
+            image_low: (B, 1, d, h, w) the image averaged to half resolution.
+            prompts: R objects.
+
+        Returns:
+            (R, 1, 2d, 2h, 2w) logits, and the mixer's (R, 1, d, h, w) coarse logits where there is a mixer.
+        """
+        rows = prompts.coords.shape[0]
+        owner = prompts.owner if prompts.owner is not None else low.new_zeros(rows, dtype=torch.long)
+        src, coarse = low[owner], None
+        if self.mixer is not None:
+            added, coarse = self.mixer(self.mixer.image_in(low)[owner], prompt_maps(low, image_low, prompts))
+            src = src + added
+        position = self.pe_layer(low.shape[-3:]).unsqueeze(0).expand(rows, -1, -1, -1, -1)
+        queries, keys = self.transformer(src, position, self.tokens(prompts, low))
+        upscaled = self.output_upscaling[:3](keys.transpose(1, 2).reshape(src.shape))
+        vectors = self.output_hypernetworks_mlps(queries[:, 0])
+        logits = self.folded_output(upscaled, vectors)
+        if coarse is not None:
+            logits = logits + F.interpolate(coarse, scale_factor=2, mode="trilinear", align_corners=False)
+        return logits, coarse
+
+    def folded_output(self, upscaled: Tensor, vectors: Tensor) -> Tensor:
+        """The last convolution and the dot product with each object's vector, as one convolution to one channel.
+
+        Args:
+            upscaled: (R, C, D, H, W).
+            vectors: (R, C).
+
+        Returns:
+            (R, 1, D, H, W) logits.
+        """
+        last = self.output_upscaling[3]
+        kernels = torch.einsum("rc,cdxyz->rdxyz", vectors, last.weight.to(vectors.dtype))
+        biases = vectors @ last.bias.to(vectors.dtype)
+        layout = torch.channels_last_3d
+        rows = [
+            F.conv3d(upscaled[r : r + 1].contiguous(memory_format=layout), kernels[r : r + 1], biases[r : r + 1], padding=1)
+            for r in range(upscaled.shape[0])
+        ]
+        return torch.cat(rows)
+
+
+def features_at(volume: Tensor, prompts: Prompts) -> Tensor:
+    """The half-resolution value under every click.
+
+    Args:
+        volume: (B, C, d, h, w).
+        prompts: clicks at full resolution; padding is read at the nearest voxel and means nothing.
+
+    Returns:
+        (R, N, C).
+    """
+    sizes = torch.tensor(volume.shape[-3:], device=volume.device)
+    at = torch.minimum(torch.div(prompts.coords.long(), 2, rounding_mode="floor").clamp(min=0), sizes - 1)
+    rows = prompts.coords.shape[0]
+    owner = prompts.owner if prompts.owner is not None else at.new_zeros(rows)
+    k, j, i = at.unbind(-1)
+    return volume[owner.unsqueeze(1), :, k, j, i]
+
+
+def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
+    """Dense pictures of the prompts at half resolution.
+
+    The maps: a near and a wide Gaussian around foreground clicks, the same around background clicks, the previous
+    mask (-1..1, 0 without one), the image, and for each kind of click the likeness of every voxel to the voxels
+    clicked, once by intensity and once by the cosine of their features.
+
+    Args:
+        low: (B, C, d, h, w) embedding.
+        image_low: (B, 1, d, h, w) image.
+        prompts: R objects.
+
+    Returns:
+        (R, PROMPT_MAPS, d, h, w) in the dtype of `low`.
+    """
+    rows = prompts.coords.shape[0]
+    size = low.shape[-3:]
+    owner = prompts.owner if prompts.owner is not None else torch.zeros(rows, dtype=torch.long, device=low.device)
+    with torch.autocast(low.device.type, enabled=False):
+        image = image_low.float()
+        unit = F.normalize(low.float(), dim=1, eps=1e-3)
+        kinds = [(prompts.labels >= 0) & (prompts.labels % 2 == 1), (prompts.labels >= 0) & (prompts.labels % 2 == 0)]
+        near = _gaussians(prompts.coords, size, NEAR_SIGMA)
+        wide = _gaussians(prompts.coords, size, WIDE_SIGMA)
+        difference = image[owner] - features_at(image, prompts)[..., None, None]
+        alike = torch.exp(-0.5 * (difference / INTENSITY_SIGMA) ** 2)
+        clicked = features_at(unit, prompts)
+        cosine = torch.einsum("rnc,rcs->rns", clicked, unit.flatten(2)[owner]).unflatten(2, size)
+        maps = []
+        for kind in kinds:
+            keep = kind[..., None, None, None]
+            for volume in (near, wide, alike, cosine):
+                maps.append((volume * keep).amax(dim=1))
+        previous = torch.zeros_like(maps[0])
+        if prompts.prev_logits is not None:
+            previous = F.avg_pool3d(torch.sigmoid(prompts.prev_logits.float()), 2)[:, 0] * 2 - 1
+        return torch.stack([*maps, previous, image[owner][:, 0]], dim=1).to(low.dtype)
+
+
+def _gaussians(coords: Tensor, size: Sequence[int], sigma: float) -> Tensor:
+    """(R, N, d, h, w) Gaussians of height 1 around each click, on the half-resolution grid."""
+    centres = (coords.float() + 0.5) / 2 - 0.5
+    axes = [
+        torch.exp(-0.5 * ((torch.arange(n, device=coords.device) - centres[..., a, None]) / sigma) ** 2)
+        for a, n in enumerate(size)
+    ]
+    return axes[0][..., :, None, None] * axes[1][..., None, :, None] * axes[2][..., None, None, :]
+
+
+class Network(nn.Module):
+    """VISTA3D without its automatic branch: an image encoder that never sees a prompt, and a point head.
+
+    Its parameters carry MONAI's names, so a VISTA3D state dict loads as it is.
+
+    Source: He et al., VISTA3D, CVPR 2025, arXiv:2406.05285; MONAI `monai.networks.nets.vista3d`.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.image_encoder = SegResNetDS2(
+            in_channels=1,
+            blocks_down=shape.blocks_down,
+            norm="instance",
+            out_channels=shape.width,
+            init_filters=shape.init_filters,
+            dsdepth=1,
+        )
+        del self.image_encoder.up_layers_auto
+        self.point_head = PointHead(shape)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What the clicks are decoded from.
+
+        Args:
+            image: (B, 1, D, H, W); every side a multiple of `shape.stride`.
+
+        Returns:
+            (B, C, D/2, H/2, W/2) embedding and (B, 1, D/2, H/2, W/2) averaged image.
+        """
+        features = self.image_encoder(image, with_point=True, with_label=False)[0]
+        return self.point_head.feat_downsample(features), F.avg_pool3d(image, 2)
+
+    def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
+        """(R, 1, D, H, W) logits of R objects in (B, 1, D, H, W) images."""
+        low, image_low = self.encode(image)
+        return self.point_head.decode(low, image_low, prompts)[0]
+
+
+AUTOMATIC_BRANCH = ("class_head.", "image_encoder.up_layers_auto.")
+
+
+def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
+    """Read the network's sizes from a state dict.
+
+    Raises:
+        ValueError: when the tensors are not those of a VISTA3D network.
+    """
+
+    def count(pattern: str) -> int:
+        found = [int(m.group(1)) for name in tensors if (m := re.match(pattern, name))]
+        return max(found) + 1 if found else 0
+
+    first, head = "image_encoder.encoder.conv_init.weight", "point_head.mask_tokens.weight"
+    missing = [name for name in (first, head) if name not in tensors]
+    if missing:
+        raise ValueError(
+            f"expected the weights of a VISTA3D network (with {first}); the file has {len(tensors)} tensors, none named "
+            f"{missing[0]}; give a VISTA3D checkpoint"
+        )
+    levels = count(r"image_encoder\.encoder\.layers\.(\d+)\.")
+    blocks = tuple(count(rf"image_encoder\.encoder\.layers\.{n}\.blocks\.(\d+)\.") for n in range(levels))
+    mixer_levels = count(r"point_head\.mixer\.blocks_down\.(\d+)\.")
+    return Shape(
+        init_filters=int(tensors[first].shape[0]),
+        blocks_down=blocks,
+        width=int(tensors[head].shape[1]),
+        click_features="point_head.click_features.weight" in tensors,
+        mixer=tuple(
+            int(tensors[f"point_head.mixer.blocks_down.{n}.0.norm1.weight"].shape[0]) for n in range(mixer_levels)
+        ),
+    )
+
+
+def build_network(tensors: Mapping[str, Tensor]) -> Network:
+    """The network a state dict belongs to, holding its float32 weights, in evaluation mode.
+
+    Args:
+        tensors: a VISTA3D state dict of any width, with or without the automatic branch and our additions.
+
+    Raises:
+        ValueError: naming the first tensors that are missing, unknown or of the wrong shape.
+    """
+    shape = shape_of(tensors)
+    with torch.device("meta"):
+        network = Network(shape)
+    wanted = network.state_dict()
+    given = {k: v for k, v in tensors.items() if not k.startswith(AUTOMATIC_BRANCH)}
+    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"the checkpoint does not fit a VISTA3D network of {shape}: {len(missing)} tensors missing "
+            f"({', '.join(missing[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    wrong = [k for k in wanted if wanted[k].shape != given[k].shape]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"the checkpoint has {len(wrong)} tensors of the wrong shape: {name} should be "
+            f"{tuple(wanted[name].shape)} and is {tuple(given[name].shape)}"
+        )
+    network.load_state_dict({k: given[k].float() for k in wanted}, assign=True)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,215 @@
+"""Interactive segmentation of one image: clicks go in, masks come out.
+
+    predictor = Predictor(load_engine("compact"))
+    predictor.set_image(volume.array, volume.ijk_to_ras)
+    predictor.add_object("liver")
+    predictor.add_click("liver", (40, 120, 96))
+    mask = predictor.predict("liver")
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from GSMedSegLib.adaptive import AdaptiveStrategy
+from GSMedSegLib.checkpoint import read_checkpoint
+from GSMedSegLib.engine import Engine
+from GSMedSegLib.geometry import spacing_kji_mm
+from GSMedSegLib.model_store import resolve
+from GSMedSegLib.network import build_network
+from GSMedSegLib.prompts import Box, Click, ClickLedger
+from GSMedSegLib.reference import ReferenceStrategy
+from GSMedSegLib.segment import Segment, empty_segment, paint_by_logit, paint_in_order
+
+STRATEGIES = ("adaptive", "reference")
+
+REMEMBERED_BYTES = 2**29
+"""Memory for earlier masks, so that undo and redo need no network; what is forgotten is computed again."""
+
+
+class Strategy(Protocol):
+    """How clicks become logits."""
+
+    name: str
+    stepwise: bool
+    """Whether the clicks have to be gone through one by one."""
+
+    def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
+        """Take an image (K, J, I)."""
+
+    def predict(self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None) -> Segment:
+        """Segment one object from its clicks; `before` is the segment without the last of them."""
+
+
+def load_engine(
+    weights: str = "compact", device: str = "auto", precision: str = "auto", cache_gb: float = 2.0
+) -> Engine:
+    """An engine for named weights or a checkpoint file.
+
+    Args:
+        weights: "compact", the name of fetched weights, or a path.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto" (bf16 where the processor has it), "fp32", "bf16" or "fp16".
+        cache_gb: memory for encoded regions.
+
+    Raises:
+        ValueError: unknown weights, or a file that is no sound VISTA3D checkpoint.
+        OSError: a file that cannot be read.
+    """
+    checkpoint = read_checkpoint(resolve(weights))
+    network = build_network(checkpoint.tensors)
+    return Engine(network, device, precision, cache_gb, metadata=checkpoint.metadata)
+
+
+class Predictor:
+    """Segments the objects of one image from clicks.
+
+    Every mask is a function of the image and the ledger alone: undoing and redoing, or replaying a saved ledger, gives the
+    same bits.
+
+    Args:
+        engine: from `load_engine`.
+        strategy: "adaptive" (views that follow the object) or "reference" (the seed method's windows).
+        roi: voxels per side of what the network sees at once; by default what the weights were trained on (adaptive), or
+            128 (reference).
+
+    Raises:
+        ValueError: unknown strategy, or a ROI that the network cannot take.
+    """
+
+    def __init__(self, engine: Engine, strategy: str = "adaptive", roi: int | None = None) -> None:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"expected strategy {' or '.join(STRATEGIES)}; got {strategy!r}")
+        if roi is not None and (roi <= 0 or roi % engine.shape.stride):
+            raise ValueError(f"expected a ROI side that is a multiple of {engine.shape.stride}; got {roi}")
+        self._strategy: Strategy
+        if strategy == "adaptive":
+            self._strategy = AdaptiveStrategy(engine, roi)
+        else:
+            self._strategy = ReferenceStrategy(engine, roi or 128)
+        self._ledger: ClickLedger | None = None
+        self._known: OrderedDict[tuple[str, Box | None, tuple[Click, ...]], Segment] = OrderedDict()
+
+    def set_image(
+        self, image: NDArray[np.generic], ijk_to_ras: ArrayLike | None = None, ledger: ClickLedger | None = None
+    ) -> None:
+        """Start on an image; clicks of the image before are forgotten.
+
+        Args:
+            image: (K, J, I) real numbers, any range.
+            ijk_to_ras: (4, 4) voxels (i, j, k) to millimetres; None for cubes of 1 mm.
+            ledger: clicks made earlier on this image, to go on from.
+
+        Raises:
+            ValueError: not 3D, constant, NaN or infinite, or a ledger of another image.
+        """
+        if image.ndim != 3 or image.size == 0:
+            raise ValueError(f"expected a 3D image (k, j, i); got shape {image.shape}; choose one channel or time point")
+        matrix = np.eye(4) if ijk_to_ras is None else np.asarray(ijk_to_ras, dtype=float)
+        if ledger is not None:
+            ledger.check_image(image.shape, matrix)
+        self._strategy.set_image(image, spacing_kji_mm(matrix))
+        self._ledger = ledger if ledger is not None else ClickLedger(image.shape, matrix)
+        self._known.clear()
+
+    @property
+    def ledger(self) -> ClickLedger:
+        """The clicks so far.
+
+        Raises:
+            RuntimeError: no image yet.
+        """
+        if self._ledger is None:
+            raise RuntimeError("there is no image yet; call set_image first")
+        return self._ledger
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects, in the order they were added."""
+        return self.ledger.objects
+
+    def add_object(self, name: str) -> None:
+        """Add an object to segment; raises ValueError when the name is taken."""
+        self.ledger.add_object(name)
+
+    def add_click(self, object_name: str, kji: Sequence[int], positive: bool = True) -> None:
+        """Click on the object, or beside it.
+
+        Args:
+            object_name: an object added before.
+            kji: array index (k, j, i).
+            positive: whether the voxel belongs to the object.
+
+        Raises:
+            ValueError: unknown object, or a click outside the image.
+        """
+        k, j, i = kji
+        self.ledger.add_click(object_name, Click((k, j, i), positive))
+
+    def set_box(self, object_name: str, box: Box) -> None:
+        """Draw a box around the object: it sets the adaptive strategy's first view. VISTA3D itself has no box input."""
+        self.ledger.set_box(object_name, box)
+
+    def undo(self) -> bool:
+        """Take back the last click or box, on whichever object; False when there is none."""
+        return self.ledger.undo()
+
+    def redo(self) -> bool:
+        """Bring back what `undo` took; False when there is nothing."""
+        return self.ledger.redo()
+
+    def clear(self, object_name: str | None = None) -> None:
+        """Take all prompts off an object, or off all."""
+        self.ledger.clear(object_name)
+
+    def predict(self, object_name: str, progress: Callable[[int, int], None] | None = None) -> NDArray[np.bool_]:
+        """(K, J, I) mask of an object; see `segment`."""
+        return self.segment(object_name, progress).mask
+
+    def segment(self, object_name: str, progress: Callable[[int, int], None] | None = None) -> Segment:
+        """Logits of an object after all its clicks.
+
+        Args:
+            object_name: an object added before.
+            progress: called with (clicks done, clicks in all) after every click that needed the network.
+
+        Raises:
+            ValueError: unknown object.
+            RuntimeError: no image yet, or no foreground click on the object.
+        """
+        clicks, box = self.ledger.clicks(object_name), self.ledger.box(object_name)
+        if not any(c.positive for c in clicks):
+            raise RuntimeError(f"object {object_name!r} has no foreground click yet; call add_click first")
+        done = next(n for n in range(len(clicks), -1, -1) if n == 0 or (object_name, box, clicks[:n]) in self._known)
+        segment = self._known.get((object_name, box, clicks[:done]))
+        for n in range(done + 1, len(clicks) + 1) if self._strategy.stepwise or done == len(clicks) else [len(clicks)]:
+            if any(c.positive for c in clicks[:n]):
+                segment = self._strategy.predict(clicks[:n], box, segment)
+                self._remember((object_name, box, clicks[:n]), segment)
+            if progress is not None:
+                progress(n, len(clicks))
+        assert segment is not None
+        return segment
+
+    def labels(self) -> NDArray[np.unsignedinteger]:
+        """(K, J, I) label map of all objects, 1, 2, … in the order they were added.
+
+        Objects without clicks get no voxels. Where objects overlap the surer one wins; with the reference strategy the last.
+        """
+        clicked = [any(c.positive for c in self.ledger.clicks(name)) for name in self.objects]
+        segments = [
+            self.segment(name) if has else empty_segment(self.ledger.shape) for name, has in zip(self.objects, clicked)
+        ]
+        paint = paint_in_order if self._strategy.name == "reference" else paint_by_logit
+        return paint(segments, self.ledger.shape)
+
+    def _remember(self, key: tuple[str, Box | None, tuple[Click, ...]], segment: Segment) -> None:
+        self._known[key] = segment
+        while len(self._known) > 1 and sum(s.nbytes for s in self._known.values()) > REMEMBERED_BYTES:
+            self._known.popitem(last=False)

@@ -1,0 +1,379 @@
+"""What a user points at: clicks and boxes, and the ledger that remembers them in order.
+
+The ledger is the record from which a segmentation can be made again: saved as JSON, replayed without a
+window. It knows nothing of networks; a predictor reads the prompts of each object from it.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.geometry import (
+    FloatArray,
+    as_ijk_to_ras,
+    check_inside,
+    grid_distance_mm,
+    kji_to_ras,
+    ras_to_kji,
+    spacing_kji_mm,
+)
+
+FORMAT = "gsmedseg-clicks"
+VERSION = 1
+
+_SAME_GRID_VOXELS = 0.01
+
+Voxel = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Click:
+    """A voxel that the user says is in the object (positive) or not.
+
+    Attributes:
+        kji: array index (k, j, i); any integer type is taken and kept as int.
+        positive: True for foreground.
+
+    Raises:
+        ValueError: `kji` is not three integers.
+    """
+
+    kji: Voxel
+    positive: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kji", _as_voxel(self.kji, "a click"))
+        if not isinstance(self.positive, (bool, np.bool_)):
+            raise ValueError(f"a click is positive (True) or negative (False), got {self.positive!r}")
+        object.__setattr__(self, "positive", bool(self.positive))
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned box of voxels around an object, both corners inside it.
+
+    Attributes:
+        min_kji: lowest corner (k, j, i), inclusive.
+        max_kji: highest corner, inclusive.
+        mid_k: the slice on which the in-plane extent was drawn, if it was drawn on one.
+
+    Raises:
+        ValueError: corners that are not three integers or the wrong way round, `mid_k` outside the box.
+    """
+
+    min_kji: Voxel
+    max_kji: Voxel
+    mid_k: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = _as_voxel(self.min_kji, "a box corner"), _as_voxel(self.max_kji, "a box corner")
+        object.__setattr__(self, "min_kji", low)
+        object.__setattr__(self, "max_kji", high)
+        if any(a > b for a, b in zip(low, high)):
+            raise ValueError(f"a box goes from its lowest to its highest corner, got {low}, {high}")
+        if self.mid_k is not None:
+            if self.mid_k not in range(low[0], high[0] + 1):
+                raise ValueError(f"mid_k is a slice of the box, {low[0]}..{high[0]}, got {self.mid_k!r}")
+            object.__setattr__(self, "mid_k", int(self.mid_k))
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One step: a prompt on an object, or a clearing (prompt None); of all objects when the name is None."""
+
+    object_name: str | None
+    prompt: Click | Box | None
+
+
+class ClickLedger:
+    """The ordered history of prompts on several named objects of one image, with unlimited undo and redo.
+
+    Objects are declared, prompts are history: `undo` takes back the last click, box or clearing, whichever
+    object it was on, and never an object.
+
+    Args:
+        shape: (K, J, I) of the image.
+        ijk_to_ras: (4, 4), mm; when given, the file has the clicks in millimetres too.
+
+    Raises:
+        ValueError: not a 3D shape, or a bad matrix.
+    """
+
+    def __init__(self, shape: Sequence[int], ijk_to_ras: ArrayLike | None = None) -> None:
+        self._shape = _as_voxel(shape, "the shape of an image")
+        if min(self._shape) < 1:
+            raise ValueError(f"an image has at least one voxel along each axis, got shape {self._shape}")
+        self._ijk_to_ras = None if ijk_to_ras is None else as_ijk_to_ras(ijk_to_ras)
+        self._objects: list[str] = []
+        self._done: list[_Event] = []
+        self._undone: list[_Event] = []
+
+    @property
+    def shape(self) -> Voxel:
+        """(K, J, I) of the image."""
+        return self._shape
+
+    @property
+    def ijk_to_ras(self) -> FloatArray | None:
+        """(4, 4), or None when the ledger knows voxels only."""
+        return None if self._ijk_to_ras is None else self._ijk_to_ras.copy()
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects in the order they were added."""
+        return tuple(self._objects)
+
+    def add_object(self, name: str) -> None:
+        """Declares an object to put prompts on.
+
+        Raises:
+            ValueError: an empty name, or one that is taken.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"an object needs a name, got {name!r}")
+        if name in self._objects:
+            raise ValueError(f"there is an object {name!r} already; click on it, or choose another name")
+        self._objects.append(name)
+
+    def add_click(self, object_name: str, click: Click) -> None:
+        """Adds a click; what had been undone can no longer be redone.
+
+        Raises:
+            ValueError: unknown object, or a click outside the image.
+        """
+        check_inside(click.kji, self._shape)
+        self._record(_Event(self._known(object_name), click))
+
+    def set_box(self, object_name: str, box: Box) -> None:
+        """Sets the box of an object, in place of the one it had.
+
+        Raises:
+            ValueError: unknown object, or a corner outside the image.
+        """
+        check_inside([box.min_kji, box.max_kji], self._shape)
+        self._record(_Event(self._known(object_name), box))
+
+    def clear(self, object_name: str | None = None) -> None:
+        """Takes the prompts off one object, or off all; can be undone. Without prompts, nothing is recorded.
+
+        Raises:
+            ValueError: unknown object.
+        """
+        names = self.objects if object_name is None else (self._known(object_name),)
+        if any(self._prompts(name) for name in names):
+            self._record(_Event(object_name, None))
+
+    def undo(self) -> bool:
+        """Takes back the last click, box or clearing. Returns False when there is none."""
+        if not self._done:
+            return False
+        self._undone.append(self._done.pop())
+        return True
+
+    def redo(self) -> bool:
+        """Brings back what `undo` took last. Returns False when there is nothing."""
+        if not self._undone:
+            return False
+        self._done.append(self._undone.pop())
+        return True
+
+    def clicks(self, object_name: str) -> tuple[Click, ...]:
+        """The clicks on an object, oldest first; empty when there are none.
+
+        Raises:
+            ValueError: unknown object.
+        """
+        return tuple(
+            prompt for prompt in self._prompts(self._known(object_name)) if isinstance(prompt, Click)
+        )
+
+    def box(self, object_name: str) -> Box | None:
+        """The box of an object, or None.
+
+        Raises:
+            ValueError: unknown object.
+        """
+        boxes = [prompt for prompt in self._prompts(self._known(object_name)) if isinstance(prompt, Box)]
+        return boxes[-1] if boxes else None
+
+    def check_image(self, shape: Sequence[int], ijk_to_ras: ArrayLike | None = None) -> None:
+        """Raises when the ledger was made on another grid than this one: its clicks would land elsewhere.
+
+        Args:
+            shape: (K, J, I) of the image.
+            ijk_to_ras: (4, 4); compared to a hundredth of a voxel where the ledger has one too.
+
+        Raises:
+            ValueError: the grids differ.
+        """
+        if tuple(shape) != self._shape:
+            raise ValueError(
+                f"the clicks were made on an image of shape {self._shape}, this one has {tuple(shape)}; "
+                "give the image they were made on"
+            )
+        if ijk_to_ras is None or self._ijk_to_ras is None:
+            return
+        offset_mm = grid_distance_mm(ijk_to_ras, self._ijk_to_ras, self._shape)
+        if offset_mm > _SAME_GRID_VOXELS * min(spacing_kji_mm(self._ijk_to_ras)):
+            raise ValueError(
+                "the clicks were made on an image with another position, spacing or orientation; "
+                "give the image they were made on"
+            )
+
+    def to_json(self) -> str:
+        """The ledger as JSON, one event a line. What has been undone is left out."""
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "shape": list(self._shape),
+            "ijk_to_ras": None if self._ijk_to_ras is None else self._ijk_to_ras.tolist(),
+            "objects": self._objects,
+        }
+        lines = [f'  "{key}": {json.dumps(value, ensure_ascii=False)},' for key, value in header.items()]
+        events = [json.dumps(self._event_to_dict(event), ensure_ascii=False) for event in self._done]
+        listed = "\n    " + ",\n    ".join(events) + "\n  " if events else ""
+        return "\n".join(["{", *lines, f'  "events": [{listed}]', "}", ""])
+
+    @classmethod
+    def from_json(cls, text: str) -> ClickLedger:
+        """The ledger that `to_json` wrote, or one written by hand in the same form.
+
+        Raises:
+            ValueError: not such a ledger; tells which entry is wrong.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not a click ledger: not valid JSON ({error})") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f'not a click ledger: expected a JSON object with "format": "{FORMAT}"')
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"this GSMedSeg reads click ledgers of version {VERSION}, got {data.get('version')!r}; "
+                "update GSMedSeg"
+            )
+        ledger = cls(_get(data, "shape", list), data.get("ijk_to_ras"))
+        for name in _get(data, "objects", list):
+            ledger.add_object(name)
+        for number, event in enumerate(_get(data, "events", list), start=1):
+            try:
+                ledger._replay(event)
+            except ValueError as error:
+                raise ValueError(f"event {number} of the click ledger: {error}") from error
+        return ledger
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the JSON file, whole or not at all."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ClickLedger:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: names the file and what is wrong with it.
+            OSError: the file cannot be read.
+        """
+        try:
+            return cls.from_json(Path(path).read_bytes().decode("utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _known(self, name: str) -> str:
+        if name not in self._objects:
+            known = ", ".join(map(repr, self._objects)) or "none yet"
+            raise ValueError(f"no object {name!r}; the objects are: {known}; add it with add_object first")
+        return name
+
+    def _record(self, event: _Event) -> None:
+        self._done.append(event)
+        self._undone.clear()
+
+    def _prompts(self, name: str) -> list[Click | Box]:
+        prompts: list[Click | Box] = []
+        for event in self._done:
+            if event.object_name not in (name, None):
+                continue
+            if event.prompt is None:
+                prompts.clear()
+            else:
+                prompts.append(event.prompt)
+        return prompts
+
+    def _event_to_dict(self, event: _Event) -> dict[str, Any]:
+        if isinstance(event.prompt, Click):
+            click = event.prompt
+            entry = {
+                "event": "click",
+                "object": event.object_name,
+                "kji": click.kji,
+                "positive": click.positive,
+            }
+            if self._ijk_to_ras is not None:
+                entry["ras"] = kji_to_ras([click.kji], self._ijk_to_ras)[0].tolist()
+            return entry
+        if isinstance(event.prompt, Box):
+            box = event.prompt
+            entry = {
+                "event": "box",
+                "object": event.object_name,
+                "min_kji": box.min_kji,
+                "max_kji": box.max_kji,
+            }
+            return entry if box.mid_k is None else {**entry, "mid_k": box.mid_k}
+        return {"event": "clear", "object": event.object_name}
+
+    def _replay(self, entry: Any) -> None:
+        kind = _get(entry, "event", str)
+        if kind == "click":
+            click = Click(_get(entry, "kji", list), _get(entry, "positive", bool))
+            self._check_ras(click, entry.get("ras"))
+            self.add_click(_get(entry, "object", str), click)
+        elif kind == "box":
+            mid_k = _get(entry, "mid_k", int) if "mid_k" in entry else None
+            box = Box(_get(entry, "min_kji", list), _get(entry, "max_kji", list), mid_k)
+            self.set_box(_get(entry, "object", str), box)
+        elif kind == "clear":
+            self.clear(None if entry.get("object") is None else _get(entry, "object", str))
+        else:
+            raise ValueError(f"an event is a click, box or clear, got {kind!r}")
+
+    def _check_ras(self, click: Click, ras: Any) -> None:
+        """A position written by hand may be anywhere in the voxel, but not in another one."""
+        if ras is None or self._ijk_to_ras is None:
+            return
+        try:
+            offset = ras_to_kji([ras], self._ijk_to_ras)[0] - click.kji
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"ras must be three millimetre positions, got {ras!r}") from error
+        if not np.abs(offset).max() <= 0.501:
+            raise ValueError(f"ras {ras} is not in voxel {click.kji}; correct one of them, or leave ras out")
+
+
+def _as_voxel(values: Any, what: str) -> Voxel:
+    try:
+        a, b, c = (operator.index(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} is three whole numbers in (k, j, i) order, got {values!r}") from error
+    return a, b, c
+
+
+def _get(data: Any, key: str, kind: type) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(f"expected a JSON object, got {data!r}")
+    if key not in data:
+        raise ValueError(f'"{key}" is missing')
+    if not isinstance(data[key], kind):
+        raise ValueError(f'"{key}" must be of type {kind.__name__}, got {data[key]!r}')
+    return data[key]

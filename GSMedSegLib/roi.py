@@ -1,0 +1,176 @@
+"""Where to look: the seed's fixed windows and our views of any zoom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def symmetric_padding(shape: Sequence[int], roi: int) -> tuple[tuple[int, int], ...]:
+    """Voxels to add before and after each axis so that one window of `roi` voxels fits.
+
+    Source: MONAI `monai.apps.vista3d.inferer`.
+    """
+    missing = [max(roi - n, 0) for n in shape]
+    return tuple((n // 2, n - n // 2) for n in missing)
+
+
+def center_window(point: int, roi: int, length: int) -> slice:
+    """The window of `roi` voxels around a point of an axis, pushed inside it; `length` is at least `roi`.
+
+    Source: MONAI `monai.apps.vista3d.inferer`.
+    """
+    if point - roi // 2 < 0:
+        return slice(0, roi)
+    if point + roi // 2 > length:
+        return slice(length - roi, length)
+    return slice(point - roi // 2, point + roi // 2)
+
+
+@dataclass(frozen=True)
+class View:
+    """A cubic grid laid over an image: `size`³ samples around a centre, `step` image voxels apart.
+
+    Attributes:
+        center_kji: the middle of the grid, in image voxels (a voxel's centre is an integer).
+        step_kji: image voxels from one sample to the next, per axis.
+        size: samples per side.
+    """
+
+    center_kji: tuple[float, float, float]
+    step_kji: tuple[float, float, float]
+    size: int
+
+    @property
+    def start_kji(self) -> tuple[float, float, float]:
+        """Image position of the first sample."""
+        half = (self.size - 1) / 2
+        k, j, i = (c - half * s for c, s in zip(self.center_kji, self.step_kji, strict=True))
+        return k, j, i
+
+    def to_view(self, points_kji: np.ndarray) -> np.ndarray:
+        """(N, 3) image positions as view positions."""
+        return (np.asarray(points_kji, dtype=float) - self.start_kji) / self.step_kji
+
+    def to_image(self, points_kji: np.ndarray) -> np.ndarray:
+        """(N, 3) view positions as image positions."""
+        return np.asarray(points_kji, dtype=float) * self.step_kji + self.start_kji
+
+
+class Pyramid:
+    """An image and its halved copies, so that a wide view averages what it skips.
+
+    Args:
+        image: (K, J, I) tensor; float, or integer labels when only `nearest` sampling is used.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        self.shape = tuple(image.shape)
+        self._levels: dict[tuple[int, ...], Tensor] = {(1, 1, 1): image}
+
+    def level(self, step_kji: Sequence[float]) -> tuple[Tensor, tuple[int, ...]]:
+        """The copy whose voxels are at most as large as the steps, and its factors."""
+        factors = tuple(
+            max(1, min(int(2 ** np.floor(np.log2(max(step, 1.0) * 1.01))), 16, n))
+            for step, n in zip(step_kji, self.shape, strict=True)
+        )
+        if factors not in self._levels:
+            image = self._levels[(1, 1, 1)].float()
+            self._levels[factors] = F.avg_pool3d(image[None, None], factors, ceil_mode=True, count_include_pad=False)[0, 0]
+        return self._levels[factors], factors
+
+    def sample(self, view: View, mode: str = "bilinear") -> Tensor:
+        """The view's samples, trilinear or `nearest`; outside the image the border value is repeated.
+
+        Returns:
+            (size, size, size) float32.
+        """
+        image, factors = self.level(view.step_kji) if mode == "bilinear" else (self._levels[(1, 1, 1)], (1, 1, 1))
+        return resample(image.float(), view, factors, mode)
+
+
+def resample(image: Tensor, view: View, factors: Sequence[int], mode: str) -> Tensor:
+    """Sample (K, J, I) at a view's grid, the image's voxels being `factors` times the size the view counts in."""
+    grid = torch.zeros(3, 4)
+    for axis in range(3):
+        n, f = image.shape[axis], factors[axis]
+        scale = view.step_kji[axis] * view.size / (f * n)
+        middle = (view.center_kji[axis] + 0.5) / f
+        row = 2 - axis
+        grid[row, row] = scale
+        grid[row, 3] = 2 * middle / n - 1
+    where = F.affine_grid(grid[None].to(image.device), [1, 1, view.size, view.size, view.size], align_corners=False)
+    return F.grid_sample(image[None, None], where, mode=mode, padding_mode="border", align_corners=False)[0, 0]
+
+
+def outside_mask(view: View, shape: Sequence[int]) -> Tensor:
+    """(size, size, size) bool: samples that lie outside an image of this shape."""
+    start = view.start_kji
+    axes = []
+    for axis in range(3):
+        at = torch.arange(view.size) * view.step_kji[axis] + start[axis]
+        axes.append((at < -0.5) | (at > shape[axis] - 0.5))
+    return axes[0][:, None, None] | axes[1][None, :, None] | axes[2][None, None, :]
+
+
+def view_box(view: View, shape: Sequence[int]) -> tuple[slice, slice, slice] | None:
+    """The part of the image that a view covers, as slices; None when they do not meet."""
+    slices = []
+    for axis in range(3):
+        half = view.size * view.step_kji[axis] / 2
+        low = max(0, int(np.ceil(view.center_kji[axis] - half)))
+        high = min(shape[axis], int(np.floor(view.center_kji[axis] + half)) + 1)
+        if low >= high:
+            return None
+        slices.append(slice(low, high))
+    return slices[0], slices[1], slices[2]
+
+
+def to_image_grid(volume: Tensor, view: View, box: tuple[slice, slice, slice]) -> Tensor:
+    """Bring (size, size, size) values of a view to the image's voxels inside a box, trilinear.
+
+    Returns:
+        the box's shape, float32; beyond the view the border value is repeated.
+    """
+    grid = torch.zeros(3, 4)
+    sizes = [s.stop - s.start for s in box]
+    for axis in range(3):
+        span = view.size * view.step_kji[axis]
+        row = 2 - axis
+        grid[row, row] = sizes[axis] / span
+        middle = (box[axis].start + box[axis].stop - 1) / 2
+        grid[row, 3] = 2 * (middle - view.center_kji[axis]) / span
+    where = F.affine_grid(grid[None].to(volume.device), [1, 1, *sizes], align_corners=False)
+    return F.grid_sample(volume[None, None].float(), where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+
+
+def view_image(pyramid: Pyramid, view: View) -> Tensor:
+    """What the network is shown: a view's samples scaled by their own 1st and 99th percentile to 0..1.
+
+    Some room is left beyond the percentiles (-1..2), so that small bright structures keep their contrast. Samples
+    outside the image are 0; a constant view is all zeros.
+
+    Returns:
+        (size, size, size) float32.
+    """
+    samples = pyramid.sample(view)
+    outside = outside_mask(view, pyramid.shape).to(samples.device)
+    return torch.where(outside, 0.0, scale_to_percentiles(samples, samples[~outside]))
+
+
+def scale_to_percentiles(samples: Tensor, reference: Tensor) -> Tensor:
+    """Scale so that the reference's 1st and 99th percentile become 0 and 1, clipped to -1..2."""
+    if reference.numel() == 0:
+        return torch.zeros_like(samples)
+    some = reference.flatten()[:: max(1, reference.numel() // 32768)]
+    low, high = torch.quantile(some, torch.tensor([0.01, 0.99], device=some.device)).tolist()
+    if high <= low:
+        low, high = reference.min().item(), reference.max().item()
+    if high <= low:
+        return torch.zeros_like(samples)
+    return ((samples - low) / (high - low)).clamp(-1, 2)

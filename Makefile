@@ -1,0 +1,40 @@
+# GNU make, Linux and macOS. `make` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench accuracy clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(INSTALLED) ## Make the environment .venv with all that the other targets need
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "GSMedSeg needs Python 3.10 or newer, $(PYTHON) is %d.%d. Name another one: make env PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: env ## Segment a made-up image from clicks; the result goes to build/demo
+	$(VENV)/bin/gsmedseg demo build/demo
+
+test: env ## Run the tests; ARGS="-k click" picks some
+	$(RUN) -m pytest $(ARGS)
+
+lint: env ## Check style, format and types
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+bench: env ## Time the engine beside MONAI's inferer; the figures go to build/bench
+	$(RUN) -m Testing.benchmarks.engine
+
+accuracy: env ## Simulate clicks on the development data; the figures go to build/accuracy
+	$(RUN) -m Testing.benchmarks.accuracy
+
+clean: ## Remove build/ and the caches; .venv stays
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find GSMedSegLib Training Testing -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Train GSMedSeg's network on labelled volumes and synthetic scenes."""
