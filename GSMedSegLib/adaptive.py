@@ -35,9 +35,10 @@ CLICK_LOGIT = 1.0
 class AdaptiveStrategy:
     """Finds the zoom at which the clicked object fits a view, and follows the object as it grows.
 
-    A first click is looked at in several zooms, from the image's own resolution to the whole image; the surest answer that
-    fits its view is taken. A mask that touches its view's border, or is small in it, gets a view that fits. Later clicks stay
-    in the view, whose embedding is kept, as long as they and the mask lie inside.
+    A first click is looked at in several zooms, from the image's own resolution to the whole image; the
+    surest answer that fits its view is taken. A mask that touches its view's border, or is small in it, gets
+    a view that fits. Later clicks stay in the view, whose embedding is kept, as long as they and the mask
+    lie inside.
 
     Args:
         engine: runs the network.
@@ -53,6 +54,7 @@ class AdaptiveStrategy:
         self._by_view = engine.metadata.get("intensity") == "view"
         self._spacing_mm = np.ones(3)
         self._pyramid = Pyramid(torch.zeros(1, 1, 1))
+        self._image_key = object()
         self._shape = (1, 1, 1)
 
     def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
@@ -69,9 +71,12 @@ class AdaptiveStrategy:
         if not self._by_view:
             volume = ((volume - low) / (high - low)).clamp(0, 1)
         self._pyramid = Pyramid(volume)
+        self._image_key = object()  # an engine may serve several images: a view of one is no view of another
         self.engine.forget()
 
-    def predict(self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None) -> Segment:
+    def predict(
+        self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
+    ) -> Segment:
         """Logits of one object.
 
         Args:
@@ -116,7 +121,9 @@ class AdaptiveStrategy:
         half = step * self.roi / 2
         low, high = half - 0.5, np.array(self._shape) - 0.5 - half
         middle = (np.array(self._shape) - 1) / 2
-        center = np.where(low < high, np.clip(center_kji, np.minimum(low, high), np.maximum(low, high)), middle)
+        center = np.where(
+            low < high, np.clip(center_kji, np.minimum(low, high), np.maximum(low, high)), middle
+        )
         k, j, i = np.round(center * 2) / 2
         a, b, c = step
         return View((float(k), float(j), float(i)), (float(a), float(b), float(c)), self.roi)
@@ -130,7 +137,7 @@ class AdaptiveStrategy:
         return self._view((low_kji + high_kji - 1) / 2, step_mm)
 
     def _trust(self, view: View, logits: Tensor) -> float:
-        """How far an answer can be trusted: sure inside, and neither cut off by its view nor a speck in it."""
+        """How far an answer can be trusted: sure inside, not cut off by its view, not a speck in it."""
         mask = logits > 0
         if not bool(mask.any()):
             return -1.0
@@ -160,19 +167,19 @@ class AdaptiveStrategy:
             return None
         low, high = (np.array(v) for v in _bounds(mask))
         extent = (high - low).max() / view.size
-        if self._cut_off(view, mask) == 0 and 0.3 <= extent:
+        if self._cut_off(view, mask) == 0 and extent >= 0.3:
             return None
         if self._cut_off(view, mask) > 0:
             wider = float((np.array(view.step_kji) * self._spacing_mm).max()) * 1.6
-            better = self._view(view.to_image([(low + high - 1) / 2])[0], wider)
+            better = self._view(view.to_image((low + high - 1) / 2), wider)
         else:
-            better = self._fitting(view.to_image([low])[0], view.to_image([high])[0])
+            better = self._fitting(view.to_image(low), view.to_image(high))
         change = np.array(better.step_kji) / np.array(view.step_kji)
         moved = np.abs(np.array(better.center_kji) - view.center_kji) / (np.array(view.step_kji) * view.size)
         return better if abs(np.log(change[0])) > 0.15 or moved.max() > 0.15 else None
 
     def _view_for(self, before: Segment, click: Click) -> View:
-        """The view for a further click: the one before if it shows the click, else one that shows mask and click."""
+        """The view for a further click: the one before if it shows it, else one with mask and click."""
         view = before.view
         assert view is not None
         at = view.to_view(np.array([click.kji]))[0] / (view.size - 1)
@@ -187,7 +194,10 @@ class AdaptiveStrategy:
 
     def _look(self, view: View, clicks: Sequence[Click], before: Segment | None) -> Tensor:
         """(S, S, S) logits of a view."""
-        embedding = self.engine.encode(self._samples(view) if not self.engine.cached(view) else torch.zeros(0), key=view)
+        key = (self._image_key, view)
+        embedding = self.engine.encode(
+            self._samples(view) if not self.engine.cached(key) else torch.zeros(0), key=key
+        )
         at = np.round(view.to_view(np.array([c.kji for c in clicks]))).astype(int)
         inside = ((at >= 0) & (at < view.size)).all(axis=1)
         labels = np.array([int(c.positive) for c in clicks])

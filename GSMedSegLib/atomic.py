@@ -10,6 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Raises when a file cannot be written there: worth knowing before a long computation.
+
+    Args:
+        target: the file wanted in the end.
+
+    Raises:
+        FileNotFoundError: the folder of `target` does not exist.
+        IsADirectoryError: `target` is a folder.
+        PermissionError: its folder is not ours to write to.
+    """
+    target = Path(target)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder to write to does not exist", str(target.parent))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a file name is needed, this is a folder", str(target))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission to write to this folder", str(target.parent))
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to, which becomes `target` when the block ends well and vanishes otherwise.
@@ -22,14 +42,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         target: the file wanted in the end.
 
     Raises:
-        FileNotFoundError: the folder of `target` does not exist.
-        IsADirectoryError: `target` is a folder.
+        OSError: as `check_target`.
     """
     target = Path(target)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the folder to write to does not exist", str(target.parent))
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "a file name is needed, this is a folder", str(target))
+    check_target(target)
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
         yield temporary

@@ -207,7 +207,9 @@ def _read_torch(path: str | os.PathLike[str], form: FileForm) -> dict[str, Tenso
                 f"{path}: refused, it holds Python objects besides tensors, which could run code if opened; "
                 "ask its author for a plain state dict or a .safetensors file"
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        # Before this, torch advises to load the file without its safeguard.
+        text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+        reason = (text or type(error).__name__).splitlines()[0][:120]
         raise ValueError(
             f"{path}: not a readable PyTorch checkpoint, cut short or damaged ({reason}); "
             "download or copy it again"

@@ -2,9 +2,11 @@
 
 Three rearrangements, each exact but for rounding:
 
-- the few prompt tokens take over the projections of the many image tokens: `(K Wk) · q = K · (Wk q)`, so the transformer
+- the few prompt tokens take over the projections of the many image tokens: `(K Wk) · q = K · (Wk q)`, so the
+transformer
   becomes thin matrix products over chunks of image tokens, with a running softmax;
-- the last convolution and the dot product with an object's vector are one convolution to one channel, done as a product
+- the last convolution and the dot product with an object's vector are one convolution to one channel, done
+as a product
   with 27 columns followed by shifted sums, slab by slab;
 - nothing that the prompts do not change is computed here: see `engine`.
 """
@@ -12,6 +14,7 @@ Three rearrangements, each exact but for rounding:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +81,10 @@ def _answer(attention: Attention, asked: RunningSoftmax) -> Tensor:
     return out
 
 
-def _tell(block: TwoWayAttentionBlock, queries: Tensor, token_position: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The image attending to tokens: a function of (t, C) keys and their positions that returns the new keys."""
+def _tell(
+    block: TwoWayAttentionBlock, queries: Tensor, token_position: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The image attending to tokens: a function from (t, C) keys, without and with positions, to new keys."""
     attention = block.cross_attn_image_to_token
     heads = attention.num_heads
     k = attention.k_proj(queries + token_position).unflatten(-1, (heads, -1))
@@ -87,7 +92,9 @@ def _tell(block: TwoWayAttentionBlock, queries: Tensor, token_position: Tensor) 
     scale = k.shape[-1] ** -0.5
     rows = torch.einsum("nhc,hcd->hnd", k * scale, _heads(attention.q_proj.weight, heads)).flatten(0, 1)
     offsets = torch.einsum("nhc,hc->hn", k * scale, attention.q_proj.bias.view(heads, -1)).flatten()[:, None]
-    outputs = torch.einsum("nhc,dhc->hnd", v, attention.out_proj.weight.unflatten(1, (heads, -1))).flatten(0, 1)
+    outputs = torch.einsum("nhc,dhc->hnd", v, attention.out_proj.weight.unflatten(1, (heads, -1))).flatten(
+        0, 1
+    )
 
     def keys_after(keys: Tensor, with_position: Tensor) -> Tensor:
         logits = torch.addmm(offsets, rows, with_position.T)
@@ -134,7 +141,8 @@ def transform(head: PointHead, low: Tensor, position: Tensor, tokens: Tensor) ->
         if out is not None:
             keys = out
 
-    for block in transformer.layers:
+    for layer in transformer.layers:
+        block = cast(TwoWayAttentionBlock, layer)
         if block.skip_first_layer_pe:
             queries = block.self_attn(*[queries[None]] * 3)[0]
         else:
@@ -163,10 +171,12 @@ def upscale(head: PointHead, low: Tensor, vector: Tensor) -> Tensor:
     Returns:
         (2d, 2h, 2w) float32 logits.
     """
-    grow, norm, _, last = head.output_upscaling
+    grow, norm, last = head.output_upscaling[0], head.output_upscaling[1], head.output_convolution
     features = norm(grow(low)).permute(0, 2, 3, 4, 1)[0]
     depth, height, width, channels = features.shape
-    kernel = torch.einsum("c,cdxyz->xyzd", vector, last.weight.float()).reshape(27, channels).to(features.dtype)
+    kernel = (
+        torch.einsum("c,cdxyz->xyzd", vector, last.weight.float()).reshape(27, channels).to(features.dtype)
+    )
     padded = torch.zeros(depth + 2, height + 2, width + 2, device=low.device)
     planes = max(1, SLAB_VOXELS[low.device.type] // (height * width))
     for at in range(0, depth, planes):
@@ -178,4 +188,6 @@ def upscale(head: PointHead, low: Tensor, vector: Tensor) -> Tensor:
             for y in range(3):
                 for z in range(3):
                     target[:, 2 - y : 2 - y + height, 2 - z : 2 - z + width] += taps[x, y, z]
-    return padded[1:-1, 1:-1, 1:-1] + vector @ last.bias.float()
+    assert last.bias is not None
+    bias: Tensor = vector @ last.bias.float()
+    return padded[1:-1, 1:-1, 1:-1] + bias

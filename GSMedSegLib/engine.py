@@ -17,6 +17,7 @@ from GSMedSegLib.network import Network, Prompts, prompt_maps
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+
 @dataclass(frozen=True)
 class Embedding:
     """What is kept of an encoded ROI: all that does not depend on the prompts.
@@ -52,7 +53,8 @@ class Engine:
     Args:
         network: from `build_network`.
         device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
-        precision: "fp32", "bf16" or "fp16" (the last on CUDA only); "auto" is bf16 where the processor has it.
+        precision: "fp32", "bf16" or "fp16" (the last on CUDA only); "auto" is bf16 where the processor has
+            it.
         cache_gb: memory for embeddings; the least recently used go first. The latest is always kept.
         metadata: what the checkpoint says about itself, such as the ROI it was trained on.
 
@@ -83,7 +85,8 @@ class Engine:
         """Encode a ROI, or take it from the cache.
 
         Args:
-            roi: (D, H, W) float32 intensities as the network was trained on; each side a multiple of `shape.stride`.
+            roi: (D, H, W) float32 intensities as the network was trained on; each side a multiple of
+                `shape.stride`.
             key: names image and ROI; None keeps the embedding out of the cache.
 
         Raises:
@@ -111,9 +114,13 @@ class Engine:
     def _encode(self, roi: Tensor) -> Embedding:
         stride = self.shape.stride
         if roi.ndim != 3 or any(side % stride or side == 0 for side in roi.shape):
-            raise ValueError(f"a ROI has three sides that are multiples of {stride} voxels; got {tuple(roi.shape)}")
+            raise ValueError(
+                f"a ROI has three sides that are multiples of {stride} voxels; got {tuple(roi.shape)}"
+            )
         if not torch.isfinite(roi).all():
-            raise ValueError("a ROI must have finite intensities; got NaN or infinity; repair the image first")
+            raise ValueError(
+                "a ROI must have finite intensities; got NaN or infinity; repair the image first"
+            )
         image = roi.to(self.device, torch.float32)[None, None]
         head = self.network.point_head
         features = self.network.image_encoder(
@@ -121,7 +128,9 @@ class Engine:
         )[0]
         low = head.feat_downsample(features).contiguous(memory_format=torch.channels_last_3d)
         self.encoded += 1
-        return Embedding(low, F.avg_pool3d(image, 2), head.mixer.image_in(low) if head.mixer is not None else None)
+        return Embedding(
+            low, F.avg_pool3d(image, 2), head.mixer.image_in(low) if head.mixer is not None else None
+        )
 
     @torch.inference_mode()
     def decode(
@@ -149,30 +158,46 @@ class Engine:
         labels = torch.as_tensor(point_labels).to(self.device)
         if coords.ndim != 3 or coords.shape[-1] != 3 or coords.shape[:2] != labels.shape:
             raise ValueError(
-                f"expected (R, N, 3) coordinates and (R, N) labels; got {tuple(coords.shape)} and {tuple(labels.shape)}"
+                f"expected (R, N, 3) coordinates and (R, N) labels; got {tuple(coords.shape)} "
+                f"and {tuple(labels.shape)}"
             )
         rows = [
-            self._decode_one(embedding, coords[r : r + 1], labels[r : r + 1], None if prev_logits is None else prev_logits[r])
+            self._decode_one(
+                embedding,
+                coords[r : r + 1],
+                labels[r : r + 1],
+                None if prev_logits is None else prev_logits[r],
+            )
             for r in range(coords.shape[0])
         ]
         return torch.stack(rows)
 
-    def _decode_one(self, embedding: Embedding, coords: Tensor, labels: Tensor, prev_logits: Tensor | None) -> Tensor:
+    def _decode_one(
+        self, embedding: Embedding, coords: Tensor, labels: Tensor, prev_logits: Tensor | None
+    ) -> Tensor:
         head = self.network.point_head
         kept = labels[0] != -1
         previous = None if prev_logits is None else prev_logits.to(self.device)[None, None]
-        prompts = Prompts(coords[:, kept] if kept.any() else coords, labels[:, kept] if kept.any() else labels, previous)
+        prompts = Prompts(
+            coords[:, kept] if kept.any() else coords, labels[:, kept] if kept.any() else labels, previous
+        )
         low, coarse = embedding.low, None
         tokens = head.tokens(prompts, low)[0]
         if head.mixer is not None:
             maps = prompt_maps(low, embedding.image_low, prompts)
-            added, coarse = head.mixer(embedding.mixer_image, maps.contiguous(memory_format=torch.channels_last_3d))
+            added, coarse = head.mixer(
+                embedding.mixer_image, maps.contiguous(memory_format=torch.channels_last_3d)
+            )
             low = (low + added).contiguous(memory_format=torch.channels_last_3d)
         image_tokens = low.permute(0, 2, 3, 4, 1).reshape(-1, low.shape[1])
-        keys, vector = decoder.transform(head, image_tokens, self._position_of(low.shape[-3:]), tokens.float())
+        keys, vector = decoder.transform(
+            head, image_tokens, self._position_of(low.shape[-3:]), tokens.float()
+        )
         logits = decoder.upscale(head, keys.view(*low.shape[-3:], -1).permute(3, 0, 1, 2)[None], vector)
         if coarse is not None:
-            logits += F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)[0, 0]
+            logits += F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)[
+                0, 0
+            ]
         return logits
 
     def _position_of(self, size: Sequence[int]) -> Tensor:
@@ -194,7 +219,9 @@ def find_device(name: str) -> torch.device:
     if name != "cpu" and name.split(":")[0] != "cuda":
         raise ValueError(f"expected device auto, cpu or cuda; got {name!r}")
     if name != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device {name} was asked for, but torch {torch.__version__} finds no CUDA GPU; use --device cpu")
+        raise ValueError(
+            f"device {name} was asked for, but torch {torch.__version__} finds no CUDA GPU; use --device cpu"
+        )
     return torch.device(name)
 
 
@@ -203,7 +230,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     capabilities = torch.backends.cpu.get_cpu_capability()
-    return capabilities.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+    return capabilities.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:

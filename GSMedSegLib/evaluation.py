@@ -16,7 +16,7 @@ ROUNDS = 5
 def dice_per_click(
     predictor: Predictor, object_name: str, truth: NDArray[np.bool_], rounds: int = ROUNDS
 ) -> list[float]:
-    """Segment one object with simulated clicks, the first at its middle, each further one at the middle of the largest error.
+    """Segment one object with simulated clicks: the first in its middle, then in that of the largest error.
 
     Args:
         predictor: has the image; the object is added to it.

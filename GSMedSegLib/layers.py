@@ -12,15 +12,17 @@ NORM_CHUNK = 8192
 """Voxels that a norm sums at once."""
 
 SMALL_CONVOLUTION = 20480
-"""PyTorch runs a float32 3D convolution of one ROI with fewer numbers than this (width left out) by a slow path.
+"""PyTorch runs a float32 3D convolution of one ROI with fewer numbers than this (width left out) by a slow
+path.
 Source: `use_mkldnn` in ATen's Convolution.cpp."""
 
 
 class ChannelNorm(nn.Module):
     """Instance norm that keeps the channels last.
 
-    PyTorch's own instance norm copies to another layout first. Its group norm of one channel per group does not, but sums in
-    float32 and loses three digits where a channel's mean is far from zero: good enough for bfloat16, not for float32.
+    PyTorch's own instance norm copies to another layout first. Its group norm of one channel per group does
+    not, but sums in float32 and loses three digits where a channel's mean is far from zero: good enough for
+    bfloat16, not for float32.
     """
 
     def __init__(self, norm: nn.InstanceNorm3d) -> None:
@@ -28,6 +30,7 @@ class ChannelNorm(nn.Module):
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, D, H, W) over D, H and W."""
         if x.dtype == torch.float32 and x.device.type == "cpu":
             return channel_norm(x, self.weight, self.bias, self.eps)
         return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
@@ -58,13 +61,15 @@ class OneDnnConv3d(nn.Module):
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
+        assert not isinstance(conv.padding, str), "VISTA3D pads by numbers"
         self.settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, D, H, W)."""
         padding, stride, dilation, groups = self.settings
         if x.dtype == torch.float32 and x.shape[:-1].numel() <= SMALL_CONVOLUTION:
             return torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, groups)
-        return F.conv3d(x, self.weight, self.bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        return F.conv3d(x, self.weight, self.bias, stride, padding, dilation, groups)
 
 
 def for_inference(network: Network, precision: torch.dtype) -> Network:
@@ -78,8 +83,11 @@ def for_inference(network: Network, precision: torch.dtype) -> Network:
     if head.mixer is not None:
         parts.append(head.mixer)
     for part in parts:
-        part.to(precision, memory_format=torch.channels_last_3d)
-        _replace(part, on_cpu=next(part.parameters()).device.type == "cpu" and torch.backends.mkldnn.is_available())
+        part.to(precision)
+        part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        _replace(
+            part, on_cpu=next(part.parameters()).device.type == "cpu" and torch.backends.mkldnn.is_available()
+        )
     return network
 
 

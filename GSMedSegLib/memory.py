@@ -12,10 +12,10 @@ TOP_PAD_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse freed memory within the process, which spares a page fault per 4 KiB of every activation.
+    """Tell glibc to reuse freed memory within the process: no page fault per 4 KiB of every activation.
 
-    Optional, for a process that only runs the engine: memory once used is not returned to the system before it ends.
-    A no-op where the C library is not glibc.
+    Optional, for a process that only runs the engine: memory once used is not returned to the system before
+    it ends. A no-op where the C library is not glibc.
 
     Returns:
         whether the allocator took the settings.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +31,14 @@ class Shape:
 
     Attributes:
         init_filters: channels at full resolution; they double at every level.
-        blocks_down: residual blocks per level on the way down. Every level but the last halves the resolution.
+        blocks_down: residual blocks per level on the way down. Every level but the last halves the
+            resolution.
         width: channels of the embedding and of the point head; divisible by 8.
         click_features: whether the feature under a click is added to its token.
         mixer: channels of the prompt mixer per level, from half resolution down; empty for none.
+
+    Raises:
+        ValueError: no network has these sizes.
     """
 
     init_filters: int = 48
@@ -40,6 +46,12 @@ class Shape:
     width: int = 48
     click_features: bool = False
     mixer: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.width < 8 or self.width % 8:
+            raise ValueError(f"the width of a VISTA3D network is a multiple of 8, got {self.width}")
+        if min(self.init_filters, len(self.blocks_down), *self.mixer) < 1:
+            raise ValueError(f"a VISTA3D network has at least one channel and one level, got {self}")
 
     @property
     def stride(self) -> int:
@@ -78,30 +90,30 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(y)))
+        """(B, C, D, H, W) to the same shape."""
+        y: Tensor = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+        return x + y
 
 
 class PromptMixer(nn.Module):
     """Spreads the prompts over the embedding: a small U-Net at half resolution.
 
-    VISTA3D's encoder never sees the clicks and its head is point-wise but for one 3³ convolution, so nothing in it can
-    follow a structure from a click to its border. The mixer can. It also takes what VISTA3D has no input for:
-    the previous mask. Its output projections start at zero, so a network that gains a mixer answers as before.
+    VISTA3D's encoder never sees the clicks and its head is point-wise but for one 3³ convolution, so nothing
+    in it can follow a structure from a click to its border. The mixer can. It also takes what VISTA3D has no
+    input for: the previous mask. Its output projections start at zero, so a network that gains a mixer
+        answers as before.
     """
 
     def __init__(self, width: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.image_in = nn.Conv3d(width, channels[0], 3, padding=1)
         self.prompt_in = nn.Conv3d(PROMPT_MAPS, channels[0], 3, padding=1, bias=False)
-        self.down = nn.ModuleList(
-            nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
         self.blocks_down = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(c) for _ in range(2 if 0 < i < len(channels) - 1 else 1)))
             for i, c in enumerate(channels)
         )
-        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairwise(channels))
         self.blocks_up = nn.ModuleList(ResidualBlock(c) for c in channels[:-1])
         self.norm_out = nn.InstanceNorm3d(channels[0], affine=True)
         self.to_features = nn.Conv3d(channels[0], width, 1)
@@ -133,10 +145,12 @@ class PromptMixer(nn.Module):
 
     def coarse(self, low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
         """(R, 1, d, h, w) coarse logits alone, without the head; `prompts.owner` must be given."""
-        return self(self.image_in(low)[prompts.owner], prompt_maps(low, image_low, prompts))[1]
+        logits: Tensor
+        _, logits = self(self.image_in(low)[prompts.owner], prompt_maps(low, image_low, prompts))
+        return logits
 
 
-class PointHead(PointMappingSAM):  # type: ignore[misc]
+class PointHead(PointMappingSAM):
     """MONAI's point head, with click features and a prompt mixer where the checkpoint has them."""
 
     def __init__(self, shape: Shape) -> None:
@@ -149,6 +163,11 @@ class PointHead(PointMappingSAM):  # type: ignore[misc]
         if shape.mixer:
             self.mixer = PromptMixer(shape.width, shape.mixer)
 
+    @property
+    def output_convolution(self) -> nn.Conv3d:
+        """The last layer of the up-scaling."""
+        return cast(nn.Conv3d, self.output_upscaling[3])
+
     def tokens(self, prompts: Prompts, low: Tensor) -> Tensor:
         """The prompt tokens of every object: mask token, one per click, supported-class token.
 
@@ -160,10 +179,10 @@ class PointHead(PointMappingSAM):  # type: ignore[misc]
             (R, N + 2, C) float32.
         """
         coords, labels = prompts.coords, prompts.labels
-        full = tuple(2 * s for s in low.shape[-3:])
-        clicks = self.pe_layer.forward_with_coords(coords.float() + 0.5, full)
+        d, h, w = low.shape[-3:]
+        clicks = self.pe_layer.forward_with_coords(coords.float() + 0.5, (2 * d, 2 * h, 2 * w))
         padding = labels == -1
-        kinds = torch.stack([self.point_embeddings[i].weight[0] for i in (0, 1)])
+        kinds = torch.cat([cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings])
         clicks = clicks + kinds[labels.clamp(min=0) % 2]
         clicks = clicks + (labels >= 2).unsqueeze(-1) * self.special_class_embed.weight
         if self.click_features is not None:
@@ -200,7 +219,7 @@ class PointHead(PointMappingSAM):  # type: ignore[misc]
         return logits, coarse
 
     def folded_output(self, upscaled: Tensor, vectors: Tensor) -> Tensor:
-        """The last convolution and the dot product with each object's vector, as one convolution to one channel.
+        """The last convolution and the dot product with each object's vector, as one convolution.
 
         Args:
             upscaled: (R, C, D, H, W).
@@ -209,12 +228,18 @@ class PointHead(PointMappingSAM):  # type: ignore[misc]
         Returns:
             (R, 1, D, H, W) logits.
         """
-        last = self.output_upscaling[3]
+        last = self.output_convolution
         kernels = torch.einsum("rc,cdxyz->rdxyz", vectors, last.weight.to(vectors.dtype))
+        assert last.bias is not None
         biases = vectors @ last.bias.to(vectors.dtype)
         layout = torch.channels_last_3d
         rows = [
-            F.conv3d(upscaled[r : r + 1].contiguous(memory_format=layout), kernels[r : r + 1], biases[r : r + 1], padding=1)
+            F.conv3d(
+                upscaled[r : r + 1].contiguous(memory_format=layout),
+                kernels[r : r + 1],
+                biases[r : r + 1],
+                padding=1,
+            )
             for r in range(upscaled.shape[0])
         ]
         return torch.cat(rows)
@@ -241,9 +266,10 @@ def features_at(volume: Tensor, prompts: Prompts) -> Tensor:
 def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
     """Dense pictures of the prompts at half resolution.
 
-    The maps: a near and a wide Gaussian around foreground clicks, the same around background clicks, the previous
-    mask (-1..1, 0 without one), the image, and for each kind of click the likeness of every voxel to the voxels
-    clicked, once by intensity and once by the cosine of their features.
+    The maps: a near and a wide Gaussian around foreground clicks, the same around background clicks, the
+        previous
+    mask (-1..1, 0 without one), the image, and for each kind of click the likeness of every voxel to the
+    voxels clicked, once by intensity and once by the cosine of their features.
 
     Args:
         low: (B, C, d, h, w) embedding.
@@ -255,11 +281,16 @@ def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
     """
     rows = prompts.coords.shape[0]
     size = low.shape[-3:]
-    owner = prompts.owner if prompts.owner is not None else torch.zeros(rows, dtype=torch.long, device=low.device)
+    owner = (
+        prompts.owner if prompts.owner is not None else torch.zeros(rows, dtype=torch.long, device=low.device)
+    )
     with torch.autocast(low.device.type, enabled=False):
         image = image_low.float()
         unit = F.normalize(low.float(), dim=1, eps=1e-3)
-        kinds = [(prompts.labels >= 0) & (prompts.labels % 2 == 1), (prompts.labels >= 0) & (prompts.labels % 2 == 0)]
+        kinds = [
+            (prompts.labels >= 0) & (prompts.labels % 2 == 1),
+            (prompts.labels >= 0) & (prompts.labels % 2 == 0),
+        ]
         near = _gaussians(prompts.coords, size, NEAR_SIGMA)
         wide = _gaussians(prompts.coords, size, WIDE_SIGMA)
         difference = image[owner] - features_at(image, prompts)[..., None, None]
@@ -338,27 +369,32 @@ def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
     """
 
     def count(pattern: str) -> int:
-        found = [int(m.group(1)) for name in tensors if (m := re.match(pattern, name))]
-        return max(found) + 1 if found else 0
+        return len({m.group(1) for name in tensors if (m := re.match(pattern, name))})
 
     first, head = "image_encoder.encoder.conv_init.weight", "point_head.mask_tokens.weight"
     missing = [name for name in (first, head) if name not in tensors]
     if missing:
         raise ValueError(
-            f"expected the weights of a VISTA3D network (with {first}); the file has {len(tensors)} tensors, none named "
-            f"{missing[0]}; give a VISTA3D checkpoint"
+            f"expected the weights of a VISTA3D network (with {first}); the file has {len(tensors)} tensors, "
+            f"none named {missing[0]}; give a VISTA3D checkpoint"
         )
     levels = count(r"image_encoder\.encoder\.layers\.(\d+)\.")
     blocks = tuple(count(rf"image_encoder\.encoder\.layers\.{n}\.blocks\.(\d+)\.") for n in range(levels))
     mixer_levels = count(r"point_head\.mixer\.blocks_down\.(\d+)\.")
+    norms = [f"point_head.mixer.blocks_down.{n}.0.norm1.weight" for n in range(mixer_levels)]
+    for name, dimensions in ((first, 5), (head, 2), *((norm, 1) for norm in norms)):
+        found = tensors[name].ndim if name in tensors else "no such tensor"
+        if found != dimensions:
+            raise ValueError(
+                f"the sizes of a VISTA3D network cannot be read: expected {dimensions} dimensions of {name}, "
+                f"found {found}"
+            )
     return Shape(
         init_filters=int(tensors[first].shape[0]),
         blocks_down=blocks,
         width=int(tensors[head].shape[1]),
         click_features="point_head.click_features.weight" in tensors,
-        mixer=tuple(
-            int(tensors[f"point_head.mixer.blocks_down.{n}.0.norm1.weight"].shape[0]) for n in range(mixer_levels)
-        ),
+        mixer=tuple(int(tensors[norm].shape[0]) for norm in norms),
     )
 
 

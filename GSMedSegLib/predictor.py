@@ -1,17 +1,17 @@
 """Interactive segmentation of one image: clicks go in, masks come out.
 
-    predictor = Predictor(load_engine("compact"))
-    predictor.set_image(volume.array, volume.ijk_to_ras)
-    predictor.add_object("liver")
-    predictor.add_click("liver", (40, 120, 96))
-    mask = predictor.predict("liver")
+predictor = Predictor(load_engine("compact"))
+predictor.set_image(volume.array, volume.ijk_to_ras)
+predictor.add_object("liver")
+predictor.add_click("liver", (40, 120, 96))
+mask = predictor.predict("liver")
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +43,9 @@ class Strategy(Protocol):
     def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
         """Take an image (K, J, I)."""
 
-    def predict(self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None) -> Segment:
+    def predict(
+        self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
+    ) -> Segment:
         """Segment one object from its clicks; `before` is the segment without the last of them."""
 
 
@@ -62,7 +64,7 @@ def load_engine(
         ValueError: unknown weights, or a file that is no sound VISTA3D checkpoint.
         OSError: a file that cannot be read.
     """
-    checkpoint = read_checkpoint(resolve(weights))
+    checkpoint = read_checkpoint(resolve(weights), check_finite=True)
     network = build_network(checkpoint.tensors)
     return Engine(network, device, precision, cache_gb, metadata=checkpoint.metadata)
 
@@ -70,14 +72,15 @@ def load_engine(
 class Predictor:
     """Segments the objects of one image from clicks.
 
-    Every mask is a function of the image and the ledger alone: undoing and redoing, or replaying a saved ledger, gives the
+    Every mask is a function of the image and the ledger alone: undoing and redoing, or replaying a saved
+        ledger, gives the
     same bits.
 
     Args:
         engine: from `load_engine`.
         strategy: "adaptive" (views that follow the object) or "reference" (the seed method's windows).
-        roi: voxels per side of what the network sees at once; by default what the weights were trained on (adaptive), or
-            128 (reference).
+        roi: voxels per side of what the network sees at once; by default what the weights were trained on
+            (adaptive), or 128 (reference).
 
     Raises:
         ValueError: unknown strategy, or a ROI that the network cannot take.
@@ -97,7 +100,10 @@ class Predictor:
         self._known: OrderedDict[tuple[str, Box | None, tuple[Click, ...]], Segment] = OrderedDict()
 
     def set_image(
-        self, image: NDArray[np.generic], ijk_to_ras: ArrayLike | None = None, ledger: ClickLedger | None = None
+        self,
+        image: NDArray[np.generic],
+        ijk_to_ras: ArrayLike | None = None,
+        ledger: ClickLedger | None = None,
     ) -> None:
         """Start on an image; clicks of the image before are forgotten.
 
@@ -110,10 +116,14 @@ class Predictor:
             ValueError: not 3D, constant, NaN or infinite, or a ledger of another image.
         """
         if image.ndim != 3 or image.size == 0:
-            raise ValueError(f"expected a 3D image (k, j, i); got shape {image.shape}; choose one channel or time point")
+            raise ValueError(
+                f"expected a 3D image (k, j, i); got shape {image.shape}; choose one channel or time point"
+            )
         matrix = np.eye(4) if ijk_to_ras is None else np.asarray(ijk_to_ras, dtype=float)
         if ledger is not None:
             ledger.check_image(image.shape, matrix)
+            if ledger.ijk_to_ras is not None:
+                matrix = ledger.ijk_to_ras  # formats round it differently; the same clicks give the same bits
         self._strategy.set_image(image, spacing_kji_mm(matrix))
         self._ledger = ledger if ledger is not None else ClickLedger(image.shape, matrix)
         self._known.clear()
@@ -153,7 +163,7 @@ class Predictor:
         self.ledger.add_click(object_name, Click((k, j, i), positive))
 
     def set_box(self, object_name: str, box: Box) -> None:
-        """Draw a box around the object: it sets the adaptive strategy's first view. VISTA3D itself has no box input."""
+        """Draw a box around the object, for the adaptive strategy's first view; VISTA3D has no box input."""
         self.ledger.set_box(object_name, box)
 
     def undo(self) -> bool:
@@ -168,7 +178,9 @@ class Predictor:
         """Take all prompts off an object, or off all."""
         self.ledger.clear(object_name)
 
-    def predict(self, object_name: str, progress: Callable[[int, int], None] | None = None) -> NDArray[np.bool_]:
+    def predict(
+        self, object_name: str, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.bool_]:
         """(K, J, I) mask of an object; see `segment`."""
         return self.segment(object_name, progress).mask
 
@@ -186,9 +198,15 @@ class Predictor:
         clicks, box = self.ledger.clicks(object_name), self.ledger.box(object_name)
         if not any(c.positive for c in clicks):
             raise RuntimeError(f"object {object_name!r} has no foreground click yet; call add_click first")
-        done = next(n for n in range(len(clicks), -1, -1) if n == 0 or (object_name, box, clicks[:n]) in self._known)
+        done = next(
+            n for n in range(len(clicks), -1, -1) if n == 0 or (object_name, box, clicks[:n]) in self._known
+        )
         segment = self._known.get((object_name, box, clicks[:done]))
-        for n in range(done + 1, len(clicks) + 1) if self._strategy.stepwise or done == len(clicks) else [len(clicks)]:
+        for n in (
+            range(done + 1, len(clicks) + 1)
+            if self._strategy.stepwise or done == len(clicks)
+            else [len(clicks)]
+        ):
             if any(c.positive for c in clicks[:n]):
                 segment = self._strategy.predict(clicks[:n], box, segment)
                 self._remember((object_name, box, clicks[:n]), segment)
@@ -197,15 +215,27 @@ class Predictor:
         assert segment is not None
         return segment
 
-    def labels(self) -> NDArray[np.unsignedinteger]:
+    def labels(self, progress: Callable[[int, int], None] | None = None) -> NDArray[np.unsignedinteger]:
         """(K, J, I) label map of all objects, 1, 2, … in the order they were added.
 
-        Objects without clicks get no voxels. Where objects overlap the surer one wins; with the reference strategy the last.
+        Objects without foreground clicks get no voxels. Where objects overlap the surer one wins; with the
+        reference strategy the last.
+
+        Args:
+            progress: called with (clicks done, clicks in all) of all objects, as in `segment`.
         """
-        clicked = [any(c.positive for c in self.ledger.clicks(name)) for name in self.objects]
-        segments = [
-            self.segment(name) if has else empty_segment(self.ledger.shape) for name, has in zip(self.objects, clicked)
+        counts = [
+            len(clicks) if any(c.positive for c in clicks) else 0
+            for clicks in map(self.ledger.clicks, self.objects)
         ]
+        segments, before = [], 0
+        for name, count in zip(self.objects, counts):
+            if progress is None or not count:
+                told = None
+            else:
+                told = partial(_told_of_all, progress, before, sum(counts))
+            segments.append(self.segment(name, told) if count else empty_segment(self.ledger.shape))
+            before += count
         paint = paint_in_order if self._strategy.name == "reference" else paint_by_logit
         return paint(segments, self.ledger.shape)
 
@@ -213,3 +243,8 @@ class Predictor:
         self._known[key] = segment
         while len(self._known) > 1 and sum(s.nbytes for s in self._known.values()) > REMEMBERED_BYTES:
             self._known.popitem(last=False)
+
+
+def _told_of_all(progress: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
+    """Progress on one object, told as progress on all."""
+    progress(before + done, total)

@@ -23,7 +23,8 @@ NO_CLICK_LOGIT = -9999.0
 class ReferenceStrategy:
     """MONAI's `point_based_window_inferer` as GS_MedSegFM calls it, with every window encoded once.
 
-    Where windows overlap their logits are summed, not averaged: that is what MONAI does, and the sign is the same.
+    Where windows overlap their logits are summed, not averaged: that is what MONAI does, and the sign is the
+        same.
     Boxes and earlier masks are ignored.
 
     Args:
@@ -40,6 +41,7 @@ class ReferenceStrategy:
         self.engine = engine
         self.roi = roi
         self._image = torch.zeros(0)
+        self._image_key = object()
         self._padding: tuple[tuple[int, int], ...] = ()
         self._shape = (0, 0, 0)
 
@@ -49,14 +51,21 @@ class ReferenceStrategy:
         Raises:
             ValueError: a constant image, or one with NaN.
         """
+        scaled = torch.from_numpy(
+            scale(image, percentile_limits(image))
+        )  # may raise: before anything changes
         k, j, i = image.shape
         self._shape = (k, j, i)
         self._padding = symmetric_padding(image.shape, self.roi)
-        scaled = torch.from_numpy(scale(image, percentile_limits(image)))
         self._image = F.pad(scaled, [n for pair in reversed(self._padding) for n in pair])
+        self._image_key = (
+            object()
+        )  # an engine may serve several images: a window of one is no window of another
         self.engine.forget()
 
-    def predict(self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None) -> Segment:
+    def predict(
+        self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
+    ) -> Segment:
         """Logits of one object.
 
         Args:
@@ -69,22 +78,25 @@ class ReferenceStrategy:
         labels = np.array([int(c.positive) for c in clicks])
         total = torch.zeros(self._image.shape)
         reached = torch.zeros(self._image.shape, dtype=torch.bool)
-        answers: dict[tuple[slice, ...], Tensor] = {}
+        answers: dict[tuple[int, ...], Tensor | float] = {}
         for point in points:
             window = tuple(center_window(int(p), self.roi, n) for p, n in zip(point, self._image.shape))
-            if window not in answers:
-                answers[window] = self._decode(window, points, labels)
-            total[window] += answers[window]
+            corner = tuple(s.start for s in window)  # slices cannot be hashed before Python 3.12
+            if corner not in answers:
+                answers[corner] = self._decode(window, points, labels)
+            total[window] += answers[corner]
             reached[window] = True
         total[~reached] = torch.nan
         inner = tuple(slice(low, low + n) for (low, _), n in zip(self._padding, self._shape))
         k, j, i = self._shape
         return Segment(self._shape, (slice(0, k), slice(0, j), slice(0, i)), total[inner])
 
-    def _decode(self, window: tuple[slice, ...], points: NDArray[np.int64], labels: NDArray[np.int64]) -> Tensor | float:
+    def _decode(
+        self, window: tuple[slice, ...], points: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> Tensor | float:
         start, stop = np.array([s.start for s in window]), np.array([s.stop for s in window])
         inside = ((points > start) & (points < stop)).all(axis=1)
         if not inside.any():
             return NO_CLICK_LOGIT
-        embedding = self.engine.encode(self._image[window], key=window)
+        embedding = self.engine.encode(self._image[window], key=(self._image_key, *start.tolist()))
         return self.engine.decode(embedding, (points[inside] - start)[None], labels[inside][None])[0].cpu()

@@ -81,7 +81,9 @@ class Pyramid:
         )
         if factors not in self._levels:
             image = self._levels[(1, 1, 1)].float()
-            self._levels[factors] = F.avg_pool3d(image[None, None], factors, ceil_mode=True, count_include_pad=False)[0, 0]
+            self._levels[factors] = F.avg_pool3d(
+                image[None, None], factors, ceil_mode=True, count_include_pad=False
+            )[0, 0]
         return self._levels[factors], factors
 
     def sample(self, view: View, mode: str = "bilinear") -> Tensor:
@@ -90,12 +92,14 @@ class Pyramid:
         Returns:
             (size, size, size) float32.
         """
-        image, factors = self.level(view.step_kji) if mode == "bilinear" else (self._levels[(1, 1, 1)], (1, 1, 1))
+        image, factors = (
+            self.level(view.step_kji) if mode == "bilinear" else (self._levels[(1, 1, 1)], (1, 1, 1))
+        )
         return resample(image.float(), view, factors, mode)
 
 
 def resample(image: Tensor, view: View, factors: Sequence[int], mode: str) -> Tensor:
-    """Sample (K, J, I) at a view's grid, the image's voxels being `factors` times the size the view counts in."""
+    """Sample (K, J, I) at a view's grid; each voxel spans `factors` of the voxels that the view counts in."""
     grid = torch.zeros(3, 4)
     for axis in range(3):
         n, f = image.shape[axis], factors[axis]
@@ -104,8 +108,12 @@ def resample(image: Tensor, view: View, factors: Sequence[int], mode: str) -> Te
         row = 2 - axis
         grid[row, row] = scale
         grid[row, 3] = 2 * middle / n - 1
-    where = F.affine_grid(grid[None].to(image.device), [1, 1, view.size, view.size, view.size], align_corners=False)
-    return F.grid_sample(image[None, None], where, mode=mode, padding_mode="border", align_corners=False)[0, 0]
+    where = F.affine_grid(
+        grid[None].to(image.device), [1, 1, view.size, view.size, view.size], align_corners=False
+    )
+    return F.grid_sample(image[None, None], where, mode=mode, padding_mode="border", align_corners=False)[
+        0, 0
+    ]
 
 
 def outside_mask(view: View, shape: Sequence[int]) -> Tensor:
@@ -146,14 +154,16 @@ def to_image_grid(volume: Tensor, view: View, box: tuple[slice, slice, slice]) -
         middle = (box[axis].start + box[axis].stop - 1) / 2
         grid[row, 3] = 2 * (middle - view.center_kji[axis]) / span
     where = F.affine_grid(grid[None].to(volume.device), [1, 1, *sizes], align_corners=False)
-    return F.grid_sample(volume[None, None].float(), where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+    return F.grid_sample(
+        volume[None, None].float(), where, mode="bilinear", padding_mode="border", align_corners=False
+    )[0, 0]
 
 
 def view_image(pyramid: Pyramid, view: View) -> Tensor:
     """What the network is shown: a view's samples scaled by their own 1st and 99th percentile to 0..1.
 
-    Some room is left beyond the percentiles (-1..2), so that small bright structures keep their contrast. Samples
-    outside the image are 0; a constant view is all zeros.
+    Some room is left beyond the percentiles (-1..2), so that small bright structures keep their contrast.
+    Samples outside the image are 0; a constant view is all zeros.
 
     Returns:
         (size, size, size) float32.
@@ -168,7 +178,7 @@ def scale_to_percentiles(samples: Tensor, reference: Tensor) -> Tensor:
     if reference.numel() == 0:
         return torch.zeros_like(samples)
     some = reference.flatten()[:: max(1, reference.numel() // 32768)]
-    low, high = torch.quantile(some, torch.tensor([0.01, 0.99], device=some.device)).tolist()
+    low, high = (float(q) for q in torch.quantile(some, torch.tensor([0.01, 0.99], device=some.device)))
     if high <= low:
         low, high = reference.min().item(), reference.max().item()
     if high <= low:

@@ -25,7 +25,8 @@ class Segment:
     Attributes:
         shape: (K, J, I) of the image.
         box: where the logits are.
-        logits: float32 in the box's shape, on the CPU; positive inside the object, NaN where no window reached.
+        logits: float32 in the box's shape, on the CPU; positive inside the object, NaN where no window
+            reached.
         view: the view it was last looked at in, None where a strategy has none.
     """
 
@@ -53,7 +54,7 @@ def empty_segment(shape: tuple[int, int, int]) -> Segment:
 
 
 def paint_in_order(segments: Sequence[Segment], shape: tuple[int, int, int]) -> NDArray[np.unsignedinteger]:
-    """(K, J, I) labels 1, 2, … in the order given; where objects overlap the last one wins, as in the seed method."""
+    """(K, J, I) labels 1, 2, … in order; where objects overlap the last one wins, as in the seed method."""
     labels = np.zeros(shape, np.min_scalar_type(len(segments)))
     for number, segment in enumerate(segments, start=1):
         labels[segment.box][(segment.logits > 0).numpy()] = number

@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.atomic import atomic_path, check_target
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
@@ -137,12 +137,27 @@ def write_labelmap(
         ValueError: unknown suffix, not a label map, or a geometry that the format cannot hold.
         OSError: the file cannot be written, for example because the disk is full.
     """
+    write_volume(path, as_labels(labels, "the label map"), ijk_to_ras, compress)
+
+
+def write_volume(
+    path: str | os.PathLike[str], array: NDArray[Any], ijk_to_ras: ArrayLike, compress: bool = True
+) -> None:
+    """Writes an image in its own type, whole or not at all.
+
+    Args:
+        path: ends in .nii, .nii.gz, .nrrd or .mha.
+        array: (K, J, I) real numbers.
+        ijk_to_ras: (4, 4), mm.
+        compress: for NRRD and MetaImage; NIfTI goes by its suffix.
+
+    Raises:
+        ValueError: unknown suffix, or a geometry that the format cannot hold.
+        OSError: the file cannot be written, for example because the disk is full.
+    """
     path = Path(path)
-    if not path.name.endswith(WRITE_SUFFIXES):
-        raise ValueError(
-            f"{path}: label maps are written as {', '.join(WRITE_SUFFIXES)}; choose one of these endings"
-        )
-    image = sitk.GetImageFromArray(as_labels(labels, "the label map"))
+    check_volume_target(path)
+    image = sitk.GetImageFromArray(array)
     origin, spacing, direction = lps_from_ijk_to_ras(ijk_to_ras)
     image.SetOrigin(origin)
     image.SetSpacing(spacing)
@@ -156,6 +171,20 @@ def write_labelmap(
         except (RuntimeError, ValueError) as error:
             raise OSError(errno.EIO, "not written; is the disk full or read-only?", str(path)) from error
         _check_same_grid(header, image, path)
+
+
+def check_volume_target(path: str | os.PathLike[str]) -> None:
+    """Raises when `write_volume` could not write there: worth knowing before a long computation.
+
+    Raises:
+        ValueError: unknown suffix.
+        OSError: no such folder, or it cannot be written to.
+    """
+    if not Path(path).name.endswith(WRITE_SUFFIXES):
+        raise ValueError(
+            f"{path}: volumes are written as {', '.join(WRITE_SUFFIXES)}; choose one of these endings"
+        )
+    check_target(path)
 
 
 def _read_file(path: Path) -> sitk.Image:

@@ -1,10 +1,11 @@
-"""What all tests share: quiet threads, a cache folder of their own, the data sets."""
+"""What all tests share: quiet threads, a cache folder of their own, the data sets, small networks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports torch, which reads it once: more threads than this only make small tests slower.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
@@ -12,6 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 import hypothesis
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # torch and monai are imported by the fixtures that need them
+    from monai.networks.nets.vista3d import VISTA3D
+
+    from GSMedSegLib.engine import Engine
+    from GSMedSegLib.network import Network
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,3 +49,84 @@ def data_dir() -> Path:
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def make_network() -> Callable[..., Network]:
+    """Small networks with random weights, the same for the same arguments.
+
+    Called with `additions=True` for one with click features and a mixer, whose zeros are replaced as if it
+    had been trained; with `blocks_down=…` and `width=…` for other sizes.
+    """
+    import torch
+
+    from GSMedSegLib.network import Network, Shape
+
+    def make(
+        additions: bool = False,
+        blocks_down: tuple[int, ...] = (1, 1, 2),
+        width: int = 16,
+        mixer: tuple[int, ...] = (8, 16),
+        seed: int = 0,
+    ) -> Network:
+        torch.manual_seed(seed)
+        network = Network(Shape(8, blocks_down, width, additions, mixer if additions else ())).eval()
+        if network.point_head.mixer is not None and network.point_head.click_features is not None:
+            for layer in (network.point_head.mixer.to_features, network.point_head.mixer.to_logits):
+                layer.reset_parameters()
+            network.point_head.click_features.reset_parameters()
+        return network.requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture
+def make_monai() -> Callable[..., VISTA3D]:
+    """MONAI's own VISTA3D at the same small sizes, with both branches."""
+    import torch
+    from monai.networks.nets import SegResNetDS2
+    from monai.networks.nets.vista3d import VISTA3D, ClassMappingClassify, PointMappingSAM
+
+    def make(
+        init_filters: int = 8, blocks_down: tuple[int, ...] = (1, 1, 2), width: int = 16, seed: int = 0
+    ) -> VISTA3D:
+        torch.manual_seed(seed)
+        encoder = SegResNetDS2(
+            in_channels=1,
+            blocks_down=blocks_down,
+            norm="instance",
+            out_channels=width,
+            init_filters=init_filters,
+            dsdepth=1,
+        )
+        network = VISTA3D(
+            image_encoder=encoder,
+            class_head=ClassMappingClassify(n_classes=512, feature_size=width, use_mlp=True),
+            point_head=PointMappingSAM(feature_size=width, n_classes=512, last_supported=132),
+        )
+        return network.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture
+def make_engine(make_network: Callable[..., Network]) -> Callable[..., Engine]:
+    """Float32 engines on the CPU around `make_network`'s networks; `metadata` is the checkpoint's."""
+    from GSMedSegLib.engine import Engine
+
+    def make(metadata: Mapping[str, str] | None = None, cache_gb: float = 2.0, **network: Any) -> Engine:
+        return Engine(make_network(**network), "cpu", "fp32", cache_gb, metadata)
+
+    return make
+
+
+@pytest.fixture
+def blobs() -> Callable[..., NDArray[np.float32]]:
+    """Images of smooth random blobs: structures to click on that are no symmetric special case."""
+    from scipy import ndimage
+
+    def make(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+        noise = np.random.default_rng(seed).standard_normal(shape)
+        return ndimage.gaussian_filter(noise, 2.0).astype(np.float32)
+
+    return make

@@ -6,7 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 MOST_CLICKS = 5
-"""The most positive, and the most negative, clicks that the samplers draw. Source: PROTOCOL of GS_MedSegFM, M = 5."""
+"""The most positive, and the most negative, clicks that the samplers draw. Source: PROTOCOL of
+GS_MedSegFM, M = 5."""
 
 Clicks = list[tuple[tuple[int, int, int], int]]
 """(k, j, i) and 1 for foreground, 0 for background."""
@@ -41,8 +42,8 @@ def uniform(rng: np.random.Generator, mask: np.ndarray) -> Clicks:
 def edge_centre(rng: np.random.Generator, mask: np.ndarray) -> Clicks:
     """The Gaussian edge-centre sampler: the first positive deep inside, the others near the edge.
 
-    With d the distance to the outside and d_max its maximum, the centre zone is d > 0.5 d_max and the edge zone
-    0.1 d_max < d <= 0.5 d_max; where a zone has too few voxels any voxel of the mask will do.
+    With d the distance to the outside and d_max its maximum, the centre zone is d > 0.5 d_max and the edge
+    zone 0.1 d_max < d <= 0.5 d_max; where a zone has too few voxels any voxel of the mask will do.
 
     Args:
         rng: the source of chance.

@@ -30,7 +30,8 @@ class Config:
         steps: optimiser steps of the whole run.
         learning_rate, weight_decay, warmup_steps, clip_norm: AdamW with warm-up and cosine decay.
         ema: decay of the running average of the weights, which is what gets exported.
-        head_share: share of the steps that train the full-resolution head; the others stop at the mixer's coarse logits.
+        head_share: share of the steps that train the full-resolution head; the others stop at the mixer's
+            coarse logits.
         more_clicks: probabilities of 0, 1, 2… further clicks on the current error.
         bf16: autocast to bfloat16; wanted on processors that have it.
         device: cpu or cuda.
@@ -78,11 +79,15 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"expected a configuration file; {path} does not exist; see Training/configs") from None
+        raise ValueError(
+            f"expected a configuration file; {path} does not exist; see Training/configs"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     if len(overrides) % 2:
-        raise ValueError(f"expected pairs of `--key value` after the configuration; got {' '.join(overrides)}")
+        raise ValueError(
+            f"expected pairs of `--key value` after the configuration; got {' '.join(overrides)}"
+        )
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         try:
             values[key.removeprefix("--").replace("-", "_")] = tomllib.loads(f"x = {text}")["x"]

@@ -1,8 +1,9 @@
 """Train the network: `python -m Training.finetune CONFIG.toml [--key value …]`.
 
-The story: views of volumes and scenes come in; a view is encoded once for all its objects; every object gets a first
-click, then further clicks on what is still wrong, with the mask so far fed back; the loss is taken after the last one.
-Stopped at any time, the same command goes on from the last checkpoint.
+The story: views of volumes and scenes come in; a view is encoded once for all its objects; every object gets
+    a first
+click, then further clicks on what is still wrong, with the mask so far fed back; the loss is taken after the
+last one. Stopped at any time, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from Training.config import Config, read_config
 from Training.sampling import Example, Examples
 
 FIRST_CLICKS = ((0.5, "centre"), (0.3, "edge_centre"), (0.2, "uniform"))
-"""How the first clicks of an object are placed, and how often. The first is what the challenge's corrector does."""
+"""How the first clicks of an object are placed, and how often. The first is what the challenge's corrector
+does."""
 
 FIRST_GUESS = -2.0
 """Logit that a new network gives to every voxel: most are background."""
@@ -64,15 +66,20 @@ def train(config: Config) -> None:
 
     network = start_network(config).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     step = resume(output / "last.pt", network, average, optimiser)
     examples = stream(config, seed=config.seed + step)
     rng = np.random.default_rng([config.seed, step])
     count = sum(p.numel() for p in network.parameters())
-    print(f"{count / 1e6:.2f} M parameters, {config.views} views of {config.roi}³ with up to {config.objects} objects")
+    print(
+        f"{count / 1e6:.2f} M parameters; {config.views} views of {config.roi}³ "
+        f"with up to {config.objects} objects each"
+    )
 
     stop = Stop()
-    saved_at, smooth = time.monotonic(), {}
+    saved_at, smooth = time.monotonic(), dict[str, float]()
     with tqdm(total=config.steps, initial=step, unit="step", smoothing=0.05) as bar:
         while step < config.steps and not stop.asked:
             for group in optimiser.param_groups:
@@ -99,10 +106,14 @@ def start_network(config: Config) -> Network:
     """The network to train: from `config.init`, or new."""
     if config.init:
         return build_network(read_checkpoint(Path(config.init)).tensors).train().requires_grad_(True)
-    network = Network(Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer)).train()
+    network = Network(
+        Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer)
+    ).train()
     if network.point_head.mixer is not None:
-        network.point_head.mixer.to_logits.reset_parameters()
-        torch.nn.init.constant_(network.point_head.mixer.to_logits.bias, FIRST_GUESS)
+        last = network.point_head.mixer.to_logits
+        last.reset_parameters()
+        assert last.bias is not None
+        torch.nn.init.constant_(last.bias, FIRST_GUESS)
     return network
 
 
@@ -110,10 +121,14 @@ def stream(config: Config, seed: int) -> Iterator[Example]:
     """Examples without end, made by other processes."""
     data = Path(config.data)
     if not (data / "train").is_dir():
-        raise ValueError(f"expected a folder with train/ inside as `data`; got {data}; see Training/config.py")
+        raise ValueError(
+            f"expected a folder with train/ inside as `data`; got {data}; see Training/config.py"
+        )
     examples = Examples(data, config.roi, config.objects, (config.real, config.maps, config.invented), seed)
     context = "spawn" if config.workers else None
-    return iter(DataLoader(examples, batch_size=None, num_workers=config.workers, multiprocessing_context=context))
+    return iter(
+        DataLoader(examples, batch_size=None, num_workers=config.workers, multiprocessing_context=context)
+    )
 
 
 def schedule(step: int, config: Config) -> float:
@@ -152,13 +167,18 @@ def train_step(
             previous = F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)
         prompts = to_prompts(ledger, previous, owner)
         if rng.random() < config.head_share:
-            logits, coarse = head.decode(low, image_low, prompts)
+            logits, mixed = head.decode(low, image_low, prompts)
+            assert mixed is not None
+            coarse = mixed
             loss = dice_ce(logits.float(), targets.float()) + 0.5 * dice_ce(coarse.float(), coarse_targets)
         else:
             coarse = head.mixer.coarse(low, image_low, prompts)
             loss = dice_ce(coarse.float(), coarse_targets)
     if not torch.isfinite(loss):
-        raise RuntimeError("the loss is not finite; lower the learning rate or turn bf16 off, then start again from the checkpoint")
+        raise RuntimeError(
+            "the loss is not finite; lower the learning rate or turn bf16 off, "
+            "then start again: the last checkpoint is still sound"
+        )
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
     overlap = hard_dice(coarse.detach() > 0, coarse_targets > 0.5)
@@ -173,7 +193,9 @@ def first_clicks(rng: np.random.Generator, target: np.ndarray) -> clicks.Clicks:
     return clicks.edge_centre(rng, target) if kind == "edge_centre" else clicks.uniform(rng, target)
 
 
-def place_on_errors(rng: np.random.Generator, ledger: list[clicks.Clicks], truth: Tensor, coarse: Tensor) -> None:
+def place_on_errors(
+    rng: np.random.Generator, ledger: list[clicks.Clicks], truth: Tensor, coarse: Tensor
+) -> None:
     """Add to every object a click on its largest error, found at half resolution."""
     truths, masks = (truth[:, 0] > 0.5).cpu().numpy(), (coarse[:, 0] > 0).cpu().numpy()
     for row, true, mask in zip(ledger, truths, masks, strict=True):
@@ -207,7 +229,12 @@ def update_average(average: Network, network: Network, decay: float) -> None:
 
 def save(path: Path, network: Network, average: Network, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Write a checkpoint that `resume` goes on from."""
-    state = {"model": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    state = {
+        "model": network.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+    }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
@@ -225,7 +252,12 @@ def resume(path: Path, network: Network, average: Network, optimiser: torch.opti
 
 def export(path: Path, average: Network, config: Config, step: int) -> None:
     """Write the averaged weights as the library loads them."""
-    metadata = {"roi": str(config.roi), "intensity": "view", "steps": str(step), "source": "GSMedSeg Training.finetune"}
+    metadata = {
+        "roi": str(config.roi),
+        "intensity": "view",
+        "steps": str(step),
+        "source": "GSMedSeg Training.finetune",
+    }
     write_safetensors(path, average.state_dict(), metadata, dtype="fp16")
 
 

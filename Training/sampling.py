@@ -1,4 +1,4 @@
-"""Training examples: a small view of a labelled volume or an invented scene, and the objects to click in it."""
+"""Training examples: small views of labelled volumes and invented scenes, and the objects to click there."""
 
 from __future__ import annotations
 
@@ -45,10 +45,16 @@ class LabelledVolume:
         image: (K, J, I), or None for a label map to paint.
     """
 
-    def __init__(self, labels: np.ndarray, spacing_mm: tuple[float, float, float], image: np.ndarray | None) -> None:
+    def __init__(
+        self, labels: np.ndarray, spacing_mm: tuple[float, float, float], image: np.ndarray | None
+    ) -> None:
         self.labels = torch.from_numpy(labels.astype(np.int32))
         self.spacing_mm = np.asarray(spacing_mm) / min(spacing_mm)
-        self.image = Pyramid(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))) if image is not None else None
+        self.image = (
+            Pyramid(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+            if image is not None
+            else None
+        )
         self.pieces = list(_pieces(labels))
 
     def view(self, rng: np.random.Generator, size: int) -> tuple[View, Piece]:
@@ -71,7 +77,8 @@ class LabelledVolume:
     def labels_in(self, view: View) -> np.ndarray:
         """(S, S, S) int32 labels of a view; 0 outside the volume."""
         index = [
-            torch.round(torch.arange(view.size) * step + start).long() for step, start in zip(view.step_kji, view.start_kji, strict=True)
+            torch.round(torch.arange(view.size) * step + start).long()
+            for step, start in zip(view.step_kji, view.start_kji, strict=True)
         ]
         inside = [at.clamp(0, n - 1) for at, n in zip(index, self.labels.shape, strict=True)]
         cut = self.labels[inside[0][:, None, None], inside[1][None, :, None], inside[2][None, None, :]]
@@ -86,7 +93,9 @@ def _pieces(labels: np.ndarray) -> Iterator[Piece]:
         counts = np.bincount(parts.ravel())
         for n, inner in enumerate(ndimage.find_objects(parts), start=1):
             if inner is not None and counts[n] >= max(MIN_VOXELS, 0.02 * counts[1:].max()):
-                k, j, i = (slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, inner, strict=True))
+                k, j, i = (
+                    slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, inner, strict=True)
+                )
                 yield Piece(label, (k, j, i))
 
 
@@ -106,7 +115,8 @@ class Example:
 def choose_targets(rng: np.random.Generator, labels: np.ndarray, main: int, count: int) -> list[np.ndarray]:
     """Up to `count` masks among a view's labels, `main` first, mostly single connected components.
 
-    The other labels are drawn without replacement by the square root of their size: `u ** (1 / w)` orders them so.
+    The other labels are drawn without replacement by the square root of their size: `u ** (1 / w)` orders
+        them so.
     Source: Efraimidis and Spirakis, Information Processing Letters 2006.
     """
     values, voxels = np.unique(labels, return_counts=True)
@@ -131,18 +141,27 @@ class Examples(IterableDataset[Example]):
     """An endless stream of examples.
 
     Args:
-        data: the folder with `train/` and `train/labelmaps/` (Testing and training data layout of the README).
+        data: the folder with `train/` and `train/labelmaps/` (Testing and training data layout of the
+            README).
         size: voxels per side of a view.
         objects: at most this many objects per view.
         shares: how often an example is drawn from real volumes, painted label maps, invented scenes.
         seed: of the stream; a resumed run passes another one to go on with new examples.
     """
 
-    def __init__(self, data: Path, size: int, objects: int, shares: tuple[float, float, float], seed: int) -> None:
+    def __init__(
+        self, data: Path, size: int, objects: int, shares: tuple[float, float, float], seed: int
+    ) -> None:
         self.size, self.objects, self.shares, self.seed = size, objects, shares, seed
-        self.volumes = {p.name: load_volumes(p) for p in sorted((data / "train").iterdir()) if p.is_dir() and p.name != "labelmaps"}
+        self.volumes = {
+            p.name: load_volumes(p)
+            for p in sorted((data / "train").iterdir())
+            if p.is_dir() and p.name != "labelmaps"
+        }
         maps = data / "train" / "labelmaps"
-        self.maps = {p.name: load_maps(p) for p in sorted(maps.iterdir()) if p.is_dir() and p.name not in LESION_SETS}
+        self.maps = {
+            p.name: load_maps(p) for p in sorted(maps.iterdir()) if p.is_dir() and p.name not in LESION_SETS
+        }
         self.lesions = [lesion for name in LESION_SETS for lesion in load_lesions(maps / name)]
 
     def __iter__(self) -> Iterator[Example]:
@@ -178,7 +197,9 @@ class Examples(IterableDataset[Example]):
             return synthetic.painted_scene(rng, labels, piece.label, self.lesions)
         image = view_image(volume.image, view).numpy()
         if rng.random() < 0.6:
-            image = synthetic.remap(rng, image + rng.uniform(0, 0.08) * rng.standard_normal(image.shape, dtype=np.float32))
+            image = synthetic.remap(
+                rng, image + rng.uniform(0, 0.08) * rng.standard_normal(image.shape, dtype=np.float32)
+            )
         if rng.random() < 0.3:
             image = synthetic.scan(rng, image)
         return synthetic.Scene(image, labels, piece.label)
@@ -215,4 +236,3 @@ def load_lesions(folder: Path) -> list[np.ndarray]:
         labels = read_labelmap(path).array
         lesions += [labels[p.box] == p.label for p in _pieces(labels)]
     return lesions
-

@@ -1,6 +1,7 @@
 """Synthetic scenes: label maps, real or invented, painted with random contrasts.
 
-Every scene is a small cube: an image (S, S, S) float32 and the labels (S, S, S) int32 that a click may ask for (0 is none of
+Every scene is a small cube: an image (S, S, S) float32 and the labels (S, S, S) int32 that a click may ask
+    for (0 is none of
 them). What a click cannot ask for (organelles, background tissue) is painted but not labelled.
 
 Source: the idea of training on random contrasts is SynthSeg's (Billot et al., Medical Image Analysis 2023).
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def paint(rng: np.random.Generator, labels: Array, spread: float | None = None) 
         means = np.round(means * 6) / 6
     stds = 0.1 * spread * rng.random(len(values))
     grain = smooth_noise(rng, labels.shape[0], float(rng.choice([1, 2, 4, 8])))
-    return (means[index] + stds[index] * grain).astype(np.float32)
+    return np.asarray(means[index] + stds[index] * grain, np.float32)
 
 
 def scan(rng: np.random.Generator, image: Array) -> Array:
@@ -99,7 +102,7 @@ def thick_slices(image: Array, axis: int, step: int) -> Array:
     thick = np.take(thick, range(step // 2, n, step), axis)
     factors = [1.0, 1.0, 1.0]
     factors[axis] = n / thick.shape[axis]
-    return ndimage.zoom(thick, factors, order=1, mode="nearest", grid_mode=True)
+    return np.asarray(ndimage.zoom(thick, factors, order=1, mode="nearest", grid_mode=True))
 
 
 def remap(rng: np.random.Generator, image: Array) -> Array:
@@ -116,7 +119,7 @@ def remap(rng: np.random.Generator, image: Array) -> Array:
 def regions(rng: np.random.Generator, size: int, count: int, scale: float) -> Array:
     """(size, size, size) int32 partition 1..count by the largest of `count` smooth noises."""
     noises = np.stack([smooth_noise(rng, size, scale) for _ in range(count)])
-    return noises.argmax(0).astype(np.int32) + 1
+    return np.asarray(noises.argmax(0), np.int32) + 1
 
 
 def grid(size: int) -> Array:
@@ -132,14 +135,14 @@ def warped_grid(rng: np.random.Generator, size: int, strength: float, scale: flo
 def rotation(rng: np.random.Generator) -> Array:
     """A random 3×3 rotation."""
     q, r = np.linalg.qr(rng.standard_normal((3, 3)))
-    return (q * np.sign(np.diag(r))).astype(np.float32)
+    return np.asarray(q * np.sign(np.diag(r)), np.float32)
 
 
 def ellipsoid(rng: np.random.Generator, points: Array, center: Array, radius: float) -> Array:
     """Squared normalised distance (1 at the surface) to a randomly turned ellipsoid."""
     radii = radius * np.exp(rng.normal(0, 0.35, 3))
     turned = np.tensordot(rotation(rng), points - center[:, None, None, None], 1)
-    return ((turned / radii[:, None, None, None]) ** 2).sum(0)
+    return np.asarray(((turned / radii[:, None, None, None]) ** 2).sum(0))
 
 
 def shapes(rng: np.random.Generator, size: int) -> Scene:
@@ -149,7 +152,9 @@ def shapes(rng: np.random.Generator, size: int) -> Scene:
     points = warped_grid(rng, size, rng.uniform(0, 4), rng.uniform(6, 20))
     count = int(rng.integers(1, 9))
     for n in range(1, count + 1):
-        center = (rng.random(3) * size if n > 1 else size * (0.5 + rng.uniform(-0.2, 0.2, 3))).astype(np.float32)
+        center = (rng.random(3) * size if n > 1 else size * (0.5 + rng.uniform(-0.2, 0.2, 3))).astype(
+            np.float32
+        )
         radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.45 if n == 1 else 0.25)))
         labels[(ellipsoid(rng, points, center, radius) < 1) & ((labels != 1) | (n == 1))] = n
     everything = np.where(labels > 0, labels + 100, background)

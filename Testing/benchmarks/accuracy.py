@@ -1,7 +1,7 @@
 """Dice per click on labelled volumes: `python -m Testing.benchmarks.accuracy`, or `make accuracy`.
 
-Clicks are simulated as the challenge does. From every case up to four objects are taken, evenly spaced over the ranks of
-their sizes. Writes `build/accuracy/dev.json`.
+Clicks are simulated as the challenge does. From every case up to four objects are taken, evenly spaced over
+the ranks of their sizes. Writes `build/accuracy/dev.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def choose_labels(labels: np.ndarray, count: int = OBJECTS_PER_CASE) -> list[int]:
-    """Up to `count` labels of at least `SMALLEST_OBJECT` voxels, evenly spaced over the ranks of their sizes."""
+    """Up to `count` labels of at least `SMALLEST_OBJECT` voxels, evenly spaced by rank of size."""
     values, voxels = np.unique(labels[labels > 0], return_counts=True)
     large = [(int(n), int(v)) for v, n in zip(values, voxels, strict=True) if n >= SMALLEST_OBJECT]
     ranked = [v for _, v in sorted(large)]
@@ -37,11 +37,15 @@ def choose_labels(labels: np.ndarray, count: int = OBJECTS_PER_CASE) -> list[int
     return [ranked[round(n)] for n in np.linspace(0, len(ranked) - 1, count)]
 
 
-def measure(data: Path, weights: str, strategy: str, precision: str, only: str = "") -> dict[str, list[list[float]]]:
+def measure(
+    data: Path, weights: str, strategy: str, precision: str, only: str = ""
+) -> dict[str, list[list[float]]]:
     """Dice per click of every object, by data set."""
     engine = load_engine(weights, precision=precision)
     predictor = Predictor(engine, strategy)
-    cases = [c for c in sorted((data / "dev").glob("*/*")) if (c / "label.nii.gz").exists() and only in str(c)]
+    cases = [
+        c for c in sorted((data / "dev").glob("*/*")) if (c / "label.nii.gz").exists() and only in str(c)
+    ]
     scores: dict[str, list[list[float]]] = {}
     for case in tqdm(cases, unit="case", file=sys.stderr):
         image, labels = read_volume(case / "image.nii.gz"), read_labelmap(case / "label.nii.gz").array
@@ -56,7 +60,9 @@ def measure(data: Path, weights: str, strategy: str, precision: str, only: str =
 def main() -> int:
     """Measure, print the table and write the file."""
     parser = argparse.ArgumentParser(prog="Testing.benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("GSMEDSEG_DATA", ROOT.parent / "shared" / "data")))
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("GSMEDSEG_DATA", ROOT.parent / "shared" / "data"))
+    )
     parser.add_argument("--weights", default="compact")
     parser.add_argument("--strategy", choices=STRATEGIES, default="adaptive")
     parser.add_argument("--precision", default="fp32")
@@ -64,7 +70,10 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/accuracy/dev.json"))
     options = parser.parse_args()
     if not (options.data / "dev").is_dir():
-        print(f"accuracy: error: no labelled cases at {options.data / 'dev'}; set GSMEDSEG_DATA", file=sys.stderr)
+        print(
+            f"accuracy: error: no labelled cases at {options.data / 'dev'}; set GSMEDSEG_DATA",
+            file=sys.stderr,
+        )
         return 2
     keep_freed_memory()
     scores = measure(options.data, options.weights, options.strategy, options.precision, options.only)
@@ -75,7 +84,9 @@ def main() -> int:
         print(f"{name:<20} {len(scores[name]):>7}  " + "  ".join(f"{d:.3f}" for d in curve))
     print(f"{'mean over data sets':<28}  " + "  ".join(f"{d:.3f}" for d in overall))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"datasets": means, "mean": overall}, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(
+        json.dumps({"datasets": means, "mean": overall}, indent=1) + "\n", encoding="utf-8"
+    )
     return 0
 
 

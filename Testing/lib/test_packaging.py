@@ -28,9 +28,10 @@ LAYERS = """
     nifti intensity npz volume_io metrics simulation roi
     checkpoint download model_store network
     layers decoder engine
+    segment reference adaptive
     predictor
-    evaluation demo
-    cli
+    picture evaluation demo batch
+    console prompt_arguments weights_command cli
 """
 
 NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", "vtk", "Training", "Testing"}

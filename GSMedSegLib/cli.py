@@ -1,0 +1,294 @@
+"""The command line: `gsmedseg segment | predict | weights | demo`.
+
+A thin shell: it reads arguments, checks where results go before anything is computed, and says in one line
+what went wrong. What is slow to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from GSMedSegLib import __version__
+from GSMedSegLib.console import FAILED, Parser, command, reason, say, tell
+from GSMedSegLib.weights_command import add_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from GSMedSegLib.batch import Outcome
+    from GSMedSegLib.predictor import Predictor
+
+INTERRUPTED = 130
+"""Exit code after Ctrl+C, as shells have it."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        the exit code: 0, `FAILED` after an error, of which one line on stderr tells, or `INTERRUPTED`.
+
+    Raises:
+        SystemExit: after --help and --version, and for arguments that make no sense.
+    """
+    from GSMedSegLib.prompt_arguments import join_negative
+
+    if arguments is None:
+        from GSMedSegLib.memory import keep_freed_memory
+
+        keep_freed_memory()
+        arguments = sys.argv[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a name that the terminal cannot show is no failure
+    options = _parser().parse_args(join_negative(arguments))
+    try:
+        code: int = options.run(options)
+    except KeyboardInterrupt:
+        say("stopped; what was already written is whole, nothing else was")
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        say(f"error: {reason(error)}")
+        return FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="gsmedseg",
+        description="Segment anything in a 3D medical image from a few clicks.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gsmedseg {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_segment(commands)
+    _add_predict(commands)
+    add_weights(commands)
+    demo = command(commands, "demo", _demo, "make an image, segment it from clicks and draw what came out")
+    demo.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("build/demo"),
+        help="where to write (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_engine_options(parser: argparse.ArgumentParser, strategy: str, precision: str) -> None:
+    add = parser.add_argument_group("engine").add_argument
+    add(
+        "--weights",
+        default="compact",
+        metavar="NAME|FILE",
+        help="see gsmedseg weights list (default: %(default)s)",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add(
+        "--precision",
+        default=precision,
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="(default: %(default)s)",
+    )
+    add(
+        "--strategy",
+        default=strategy,
+        choices=("adaptive", "reference"),
+        help="views that follow the object, or the windows of GS_MedSegFM (default: %(default)s)",
+    )
+    add(
+        "--roi",
+        type=int,
+        metavar="N",
+        help="voxels per side that the network sees at once (default: as trained)",
+    )
+
+
+def _load_predictor(options: argparse.Namespace) -> Predictor:
+    from GSMedSegLib.predictor import Predictor, load_engine
+
+    engine = load_engine(options.weights, options.device, options.precision)
+    return Predictor(engine, options.strategy, options.roi)
+
+
+# gsmedseg segment
+
+
+def _add_segment(commands: Any) -> None:
+    from GSMedSegLib.prompt_arguments import add_prompt_options
+
+    parser = command(
+        commands,
+        "segment",
+        _segment,
+        "segment objects of an image from clicks",
+        "example: gsmedseg segment ct.nii.gz -o labels.nii.gz "
+        "--object liver --fg 120,96,40 --object spleen --fg 300,110,42",
+    )
+    parser.add_argument(
+        "image", type=Path, help="NIfTI, NRRD or MetaImage file, or a folder with a DICOM series"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="label map to write: .nii, .nii.gz, .nrrd or .mha",
+    )
+    parser.add_argument("--series", metavar="UID", help="which DICOM series, where the folder has several")
+    add_prompt_options(parser)
+    parser.add_argument(
+        "--ras", action="store_true", help="clicks and boxes are in millimetres right, anterior, superior"
+    )
+    parser.add_argument(
+        "--clicks", type=Path, metavar="LEDGER.json", help="start from the clicks in this file"
+    )
+    parser.add_argument(
+        "--save-clicks",
+        type=Path,
+        metavar="LEDGER.json",
+        help="write all clicks, to be given to --clicks again",
+    )
+    _add_engine_options(parser, strategy="adaptive", precision="auto")
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from GSMedSegLib.atomic import check_target
+    from GSMedSegLib.prompt_arguments import add_prompts
+    from GSMedSegLib.prompts import ClickLedger
+    from GSMedSegLib.volume_io import check_volume_target, read_volume, write_labelmap
+
+    check_volume_target(options.output)
+    if options.output.exists() and options.image.exists() and options.output.samefile(options.image):
+        raise ValueError(f"{options.output} is the image itself; choose another name for the label map")
+    if options.save_clicks is not None:
+        if options.save_clicks.suffix != ".json":
+            raise ValueError(f"{options.save_clicks}: clicks are saved as .json; choose this ending")
+        check_target(options.save_clicks)
+    volume = read_volume(options.image, options.series)
+    if options.clicks is None:
+        ledger = ClickLedger(volume.shape, volume.ijk_to_ras)
+    else:
+        ledger = ClickLedger.load(options.clicks)
+        ledger.check_image(volume.shape, volume.ijk_to_ras)
+    add_prompts(ledger, options.prompts or [], volume.ijk_to_ras, options.ras)
+
+    predictor = _load_predictor(options)
+    predictor.set_image(volume.array, volume.ijk_to_ras, ledger)
+    with tqdm(unit="click", desc="segmenting", file=sys.stderr, disable=None) as bar:
+        labels = predictor.labels(lambda done, total: tell(bar, done, total))
+    write_labelmap(options.output, labels, volume.ijk_to_ras)
+    if options.save_clicks is not None:
+        ledger.save(options.save_clicks)
+    _print_objects(predictor, labels, volume.ijk_to_ras)
+    return 0
+
+
+def _print_objects(
+    predictor: Predictor, labels: NDArray[np.unsignedinteger[Any]], ijk_to_ras: NDArray[np.float64]
+) -> None:
+    import numpy as np
+
+    voxel_mm3 = abs(float(np.linalg.det(ijk_to_ras[:3, :3])))
+    for label, name in enumerate(predictor.objects, start=1):
+        voxels = int(np.count_nonzero(labels == label))
+        size_mm3 = voxels * voxel_mm3
+        size = f"{size_mm3 / 1000:.4g} ml" if size_mm3 >= 1000 else f"{size_mm3:.4g} mm³"
+        print(f"{name}: label {label}, {voxels} voxels, {size}")
+        if voxels == 0:
+            clicked = any(click.positive for click in predictor.ledger.clicks(name))
+            advice = "click nearer to its middle, or add clicks" if clicked else "it has no foreground click"
+            say(f"warning: object {name!r} came out empty; {advice}")
+
+
+# gsmedseg predict
+
+
+def _add_predict(commands: Any) -> None:
+    parser = command(
+        commands,
+        "predict",
+        _predict,
+        "segment all challenge cases (.npz) of a folder from the clicks in them",
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT_DIR", help="folder with the cases")
+    parser.add_argument(
+        "output",
+        type=Path,
+        metavar="OUTPUT_DIR",
+        help="gets a file with segs, of the same name, for every case",
+    )
+    parser.add_argument("--save-nifti", action="store_true", help="write CASE.nii.gz too")
+    _add_engine_options(parser, strategy="reference", precision="fp32")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from GSMedSegLib.atomic import check_target
+    from GSMedSegLib.batch import find_cases, predict_folder
+
+    cases = find_cases(options.input)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.output.samefile(options.input):
+        raise ValueError(
+            f"{options.output} holds the cases, which the results would replace; choose another OUTPUT_DIR"
+        )
+    check_target(options.output / cases[0].name)
+    predictor = _load_predictor(options)
+    failed: list[Outcome] = []
+    with tqdm(total=len(cases), unit="case", file=sys.stderr, disable=None) as bar:
+        outcomes = predict_folder(
+            predictor,
+            cases,
+            options.output,
+            save_nifti=options.save_nifti,
+            started=lambda path: bar.set_postfix_str(path.name),
+        )
+        for outcome in outcomes:
+            if outcome.error is None:
+                bar.write(
+                    f"{outcome.name}: {outcome.classes} {'class' if outcome.classes == 1 else 'classes'}",
+                    file=sys.stdout,
+                )
+            else:
+                failed.append(outcome)
+                bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}", file=sys.stderr)
+            for number in outcome.empty:
+                why = (
+                    "has no foreground click and stays empty"
+                    if number in outcome.unclicked
+                    else "came out empty"
+                )
+                bar.write(f"gsmedseg: warning: {outcome.name}: class {number} {why}", file=sys.stderr)
+            bar.update()
+    if not failed:
+        return 0
+    say(f"error: {len(failed)} of {len(cases)} cases failed: {', '.join(outcome.name for outcome in failed)}")
+    return FAILED
+
+
+# gsmedseg demo
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from GSMedSegLib.demo import run_demo
+
+    run_demo(options.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

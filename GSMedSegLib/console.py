@@ -1,0 +1,74 @@
+"""What every command has in common: how it is declared, how it says what went wrong, how far it is."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+FAILED = 2
+"""Exit code when something could not be done; argparse uses the same for arguments it does not understand."""
+
+_HINTS = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "choose another folder, or ask for access",
+    errno.EEXIST: "choose another name",
+    errno.ENOSPC: "free some space, or write to another disk",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments, rather than printing the usage of every option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process; called by argparse."""
+        self.exit(FAILED, f"gsmedseg: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """Declares a command.
+
+    Args:
+        commands: from `add_subparsers`.
+        name: of the command.
+        run: is called with the parsed arguments and returns the exit code.
+        about: what it does, beginning in lower case, without a full stop.
+        epilog: an example.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def tell(bar: Any, done: int, total: int | None) -> None:
+    """Moves a progress bar to where the work is."""
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def say(text: str) -> None:
+    """Tells the user, on stderr, where it is not mixed with results."""
+    print(f"gsmedseg: {text}", file=sys.stderr)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = f"; {_HINTS[error.errno]}" if error.errno in _HINTS else ""
+        text = f"{where}{error.strerror}{hint}"
+    elif isinstance(error, MemoryError):
+        text = "not enough memory; crop the image, or close other programs"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,170 @@
+"""Clicks and boxes as the command line says them: read in the order given, added to a ledger."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from GSMedSegLib.geometry import FloatArray, nearest_voxel, ras_to_kji
+from GSMedSegLib.prompts import Box, Click, ClickLedger
+
+DEFAULT_OBJECT = "object"
+"""What clicks are put on when no object is named."""
+
+PLACES = {"--fg": 3, "--bg": 3, "--box": 6}
+"""The options that take a place, and how many numbers that is."""
+
+_FARTHEST = 1e9
+"""No voxel index and no millimetre is beyond."""
+
+Given = tuple[str, str | tuple[float, ...]]
+"""An option and its value: the name of an object, or numbers."""
+
+
+class InOrder(argparse.Action):
+    """Keeps options of several names in one list of `Given`, in the order of the command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Called by argparse at every such option."""
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (option_string, values)])
+
+
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """Declares --fg, --bg, --box and --object; the parsed arguments get the list `prompts` of them all."""
+    about = {
+        "--fg": "click on the object: voxel i,j,k, or with --ras millimetres; may be repeated",
+        "--bg": "click beside the object: what is not part of it",
+        "--box": "two opposite corners of a box around the object; needs a click as well",
+    }
+    for option, text in about.items():
+        names = ["i", "j", "k"] if PLACES[option] == 3 else ["i1", "j1", "k1", "i2", "j2", "k2"]
+        parser.add_argument(
+            option, action=InOrder, dest="prompts", type=_numbers(names), metavar=",".join(names), help=text
+        )
+    parser.add_argument(
+        "--object",
+        action=InOrder,
+        dest="prompts",
+        metavar="NAME",
+        help="the clicks and boxes that follow are on this object; without it there is one, named 'object'",
+    )
+
+
+def join_negative(arguments: Sequence[str]) -> list[str]:
+    """Writes `--fg -10,5,3` as `--fg=-10,5,3`: argparse would take the number for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in PLACES and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def add_prompts(ledger: ClickLedger, given: Sequence[Given], ijk_to_ras: FloatArray, in_ras: bool) -> None:
+    """Adds what was given on the command line to a ledger.
+
+    Args:
+        ledger: gets the objects, clicks and boxes.
+        given: in the order of the command line.
+        ijk_to_ras: (4, 4) of the image.
+        in_ras: whether the numbers are millimetres (R, A, S) rather than voxel indices (i, j, k). A click
+            then goes to the voxel it lies in, a box becomes the box of voxels around all its corners.
+
+    Raises:
+        ValueError: names the option and what is wrong: outside the image, fractions of voxels, not clear on
+            which object, an object without a foreground click, or no click at all.
+    """
+    names = [cast(str, value) for option, value in given if option == "--object"]
+    current: str | None = None
+    for option, value in given:
+        if isinstance(value, str):
+            current = value
+            if current not in ledger.objects:
+                ledger.add_object(current)
+            continue
+        text = f"{option} {','.join(f'{number:g}' for number in value)}"
+        if current is None:
+            current = _object_of(text, ledger, names)
+        try:
+            if option == "--box":
+                ledger.set_box(current, _box(value, ijk_to_ras, in_ras))
+            else:
+                click = Click(_voxels([value], ijk_to_ras, in_ras)[0], positive=option == "--fg")
+                ledger.add_click(current, click)
+        except ValueError as error:
+            raise ValueError(f"{text}: {error}") from error
+    clicked = [name for name in ledger.objects if any(click.positive for click in ledger.clicks(name))]
+    for name in dict.fromkeys([*names, *([current] if current else [])]):
+        if name not in clicked:
+            raise ValueError(
+                f"object {name!r} has no foreground click; add --fg i,j,k, inside it, after its --object"
+                if names
+                else "there is no foreground click; add --fg i,j,k, a voxel inside the object"
+            )
+    if not clicked:
+        raise ValueError(
+            "there is no click; add --fg i,j,k, a voxel inside the object, or --clicks LEDGER.json"
+        )
+
+
+def _numbers(names: Sequence[str]) -> Any:
+    """What argparse calls to read numbers separated by commas."""
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            numbers = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(names) or not all(math.isfinite(n) and abs(n) < _FARTHEST for n in numbers):
+            raise argparse.ArgumentTypeError(
+                f"expected {','.join(names)}: {len(names)} numbers, commas, no spaces; got {text!r}"
+            )
+        return numbers
+
+    return read
+
+
+def _object_of(text: str, ledger: ClickLedger, names: Sequence[str]) -> str:
+    """The object of a click that came before any --object."""
+    if names:
+        raise ValueError(f"{text} comes before the first --object; give --object NAME first, then its clicks")
+    if len(ledger.objects) > 1:
+        known = ", ".join(map(repr, ledger.objects))
+        raise ValueError(
+            f"{text}: the ledger has several objects ({known}); give --object NAME before the click"
+        )
+    if not ledger.objects:
+        ledger.add_object(DEFAULT_OBJECT)
+    return ledger.objects[0]
+
+
+def _voxels(
+    points: Sequence[Sequence[float]], ijk_to_ras: FloatArray, in_ras: bool
+) -> list[tuple[int, int, int]]:
+    """Voxels (k, j, i) of points in millimetres, or in whole voxels (i, j, k)."""
+    if in_ras:
+        found = nearest_voxel(ras_to_kji(points, ijk_to_ras))
+    elif any(not float(number).is_integer() for point in points for number in point):
+        raise ValueError("voxel indices are whole numbers; for millimetres, add --ras")
+    else:
+        found = np.array(points, dtype=np.int64)[:, ::-1]
+    return [(k, j, i) for k, j, i in found.tolist()]
+
+
+def _box(numbers: Sequence[float], ijk_to_ras: FloatArray, in_ras: bool) -> Box:
+    corners = _voxels(list(itertools.product(*zip(numbers[:3], numbers[3:]))), ijk_to_ras, in_ras)
+    low, high = np.min(corners, axis=0).tolist(), np.max(corners, axis=0).tolist()
+    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))

@@ -1,0 +1,72 @@
+"""Masks and label maps from logits, small enough to be written down."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from GSMedSegLib.segment import Segment, empty_segment, paint_by_logit, paint_in_order
+
+SHAPE = (1, 1, 5)
+
+
+def segment(start, *logits):
+    """Logits of neighbouring voxels of a row, from a first one on."""
+    box = (slice(0, 1), slice(0, 1), slice(start, start + len(logits)))
+    return Segment(SHAPE, box, torch.tensor([[logits]]))
+
+
+def test_a_mask_is_what_is_positive():
+    """Zero, NaN and everything outside the box are background."""
+    mask = segment(1, 2.0, 0.0, float("nan"), 1e-30).mask
+    assert mask.dtype == bool
+    assert mask.tolist() == [[[False, True, False, False, True]]]
+
+
+def test_an_empty_segment_holds_nothing():
+    """No voxels, no bytes."""
+    empty = empty_segment(SHAPE)
+    assert not empty.mask.any()
+    assert empty.mask.shape == SHAPE
+    assert empty.nbytes == 0
+
+
+def test_bytes_by_hand():
+    """Three float32."""
+    assert segment(0, 1.0, 2.0, 3.0).nbytes == 12
+
+
+def test_in_order_the_last_wins():
+    """However unsure it is."""
+    labels = paint_in_order([segment(0, 9.0, 9.0, 9.0), segment(1, -1.0, 0.1, float("nan"), 5.0)], SHAPE)
+    assert labels.tolist() == [[[1, 1, 2, 0, 2]]]
+
+
+def test_by_logit_the_surer_wins():
+    """Voxel by voxel; of equals the first; negative logits never win."""
+    first, second = segment(0, 9.0, 1.0, 3.0), segment(0, 2.0, 2.0, 3.0, -1.0, 0.5)
+    assert paint_by_logit([first, second], SHAPE).tolist() == [[[1, 2, 1, 0, 2]]]
+    assert paint_by_logit([second, first], SHAPE).tolist() == [[[2, 1, 1, 0, 1]]]
+
+
+def test_by_logit_one_object_alone():
+    """A single object is its mask, also where it is NaN."""
+    assert paint_by_logit([segment(0, 3.0, float("nan"), -2.0, 0.0)], SHAPE).tolist() == [[[1, 0, 0, 0, 0]]]
+
+
+def test_empty_segments_keep_their_number():
+    """The label of an object is its place, whether the ones before have voxels or not."""
+    for paint in (paint_in_order, paint_by_logit):
+        labels = paint([empty_segment(SHAPE), segment(2, 1.0), empty_segment(SHAPE)], SHAPE)
+        assert labels.tolist() == [[[0, 0, 2, 0, 0]]]
+        assert not paint([], SHAPE).any()
+
+
+def test_labels_take_the_smallest_type_that_holds_them():
+    """255 objects fit uint8, 256 do not."""
+    segments = [empty_segment(SHAPE)] * 255 + [segment(0, 1.0)]
+    for paint in (paint_in_order, paint_by_logit):
+        assert paint(segments[1:], SHAPE).dtype == np.uint8
+        labels = paint(segments, SHAPE)
+        assert labels.dtype == np.uint16
+        assert labels[0, 0, 0] == 256
