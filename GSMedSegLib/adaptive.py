@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,6 +28,15 @@ FINEST_STEP = 0.5
 
 MOST_LOOKS = 3
 """Views tried for one click after the first, before the last one is taken."""
+
+UNDECIDED_CLICKS = 3
+"""Up to this click the zoom is chosen anew."""
+
+EVIDENCE = 0.3
+"""What a later click, foreseen or not, weighs in the choice of a zoom."""
+
+MOST_GLANCES = 48
+"""Answers kept while the zoom is undecided."""
 
 CLICK_LOGIT = 1.0
 """A clicked voxel is at least this sure."""
@@ -56,6 +66,11 @@ class AdaptiveStrategy:
         self._pyramid = Pyramid(torch.zeros(1, 1, 1))
         self._image_key = object()
         self._shape = (1, 1, 1)
+        self._glances: OrderedDict[tuple[View, tuple[Click, ...]], Tensor] = OrderedDict()
+
+    def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
+        """A foreground click or a box."""
+        return box is not None or any(c.positive for c in clicks)
 
     def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
         """Take an image (K, J, I).
@@ -72,6 +87,7 @@ class AdaptiveStrategy:
             volume = ((volume - low) / (high - low)).clamp(0, 1)
         self._pyramid = Pyramid(volume)
         self._image_key = object()  # an engine may serve several images: a view of one is no view of another
+        self._glances.clear()
         self.engine.forget()
 
     def predict(
@@ -81,12 +97,19 @@ class AdaptiveStrategy:
 
         Args:
             clicks: all its clicks, in order.
-            box: where the user said the object is; sets the first view.
+            box: where the user said the object is; it sets the first view, and its middle is a foreground
+                click as long as there is no other.
             before: the segment without the last click, None for the first.
         """
-        if before is None or before.view is None or not bool((before.logits > 0).any()):
-            view, logits = self._first_look(clicks, box)
+        if box is not None and not any(c.positive for c in clicks):
+            clicks = [_middle(box), *clicks]
+        fresh = before is None or before.view is None or not bool((before.logits > 0).any())
+        if fresh or (box is None and self._changes_zoom(clicks)):
+            view = self._zoom(clicks) if box is None else self._fitting(*_corners(box))
+            logits = self._look(view, clicks, None)
+            before = None
         else:
+            assert before is not None
             view = self._view_for(before, clicks[-1])
             logits = self._look(view, clicks, before)
         for _ in range(MOST_LOOKS):
@@ -96,14 +119,38 @@ class AdaptiveStrategy:
             view, logits = better, self._look(better, clicks, self._paste(before, view, logits))
         return self._obey(replace(self._paste(before, view, logits), view=view), clicks)
 
-    def _first_look(self, clicks: Sequence[Click], box: Box | None) -> tuple[View, Tensor]:
-        """The most trusted of several zooms around the last foreground click."""
-        if box is not None:
-            view = self._fitting(np.array(box.min_kji), np.array(box.max_kji) + 1.0)
-            return view, self._look(view, clicks, None)
-        center = next(c.kji for c in reversed(clicks) if c.positive)
-        looks = [(view, self._look(view, clicks, None)) for view in self._zooms(center)]
-        return max(looks, key=lambda look: self._trust(*look))
+    def _changes_zoom(self, clicks: Sequence[Click]) -> bool:
+        """Whether the last click, one of the first few, speaks for another zoom than the clicks before it."""
+        earlier = clicks[:-1]
+        if len(clicks) > UNDECIDED_CLICKS or not any(c.positive for c in earlier):
+            return False
+        return self._zoom(clicks) != self._zoom(earlier)
+
+    def _zoom(self, clicks: Sequence[Click]) -> View:
+        """The view, of several zooms around the first foreground click, to be trusted most.
+
+        A zoom is trusted for how its answer looks, and for how well it foresaw the clicks that came after.
+        """
+        first = next(n for n, c in enumerate(clicks) if c.positive)
+        views = self._zooms(clicks[first].kji)
+        scores = []
+        for view in views:
+            score = self._trust(view, self._glance(view, tuple(clicks[: first + 1])))
+            for n in range(first + 1, len(clicks)):
+                foreseen = self._glance(view, tuple(clicks[:n]))
+                score += EVIDENCE * _agreement(view, foreseen, clicks[n])
+            scores.append(score)
+        return views[int(np.argmax(scores))]
+
+    def _glance(self, view: View, clicks: tuple[Click, ...]) -> Tensor:
+        """Logits of a view without a previous mask; the last few are kept, since each click asks for them
+        again."""
+        key = (view, clicks)
+        if key not in self._glances:
+            self._glances[key] = self._look(view, clicks, None)
+            if len(self._glances) > MOST_GLANCES:
+                self._glances.popitem(last=False)
+        return self._glances[key]
 
     def _zooms(self, center_kji: tuple[int, int, int]) -> list[View]:
         """Views around a voxel, each twice as wide as the one before, up to the whole image."""
@@ -194,10 +241,7 @@ class AdaptiveStrategy:
 
     def _look(self, view: View, clicks: Sequence[Click], before: Segment | None) -> Tensor:
         """(S, S, S) logits of a view."""
-        key = (self._image_key, view)
-        embedding = self.engine.encode(
-            self._samples(view) if not self.engine.cached(key) else torch.zeros(0), key=key
-        )
+        embedding = self.engine.encode(lambda: self._samples(view), key=(self._image_key, view))
         at = np.round(view.to_view(np.array([c.kji for c in clicks]))).astype(int)
         inside = ((at >= 0) & (at < view.size)).all(axis=1)
         labels = np.array([int(c.positive) for c in clicks])
@@ -240,6 +284,27 @@ class AdaptiveStrategy:
                 logit = float(segment.logits[at])
                 segment.logits[at] = max(logit, CLICK_LOGIT) if click.positive else min(logit, -CLICK_LOGIT)
         return segment
+
+
+def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest corner and one past the highest."""
+    return np.array(box.min_kji, float), np.array(box.max_kji, float) + 1
+
+
+def _middle(box: Box) -> Click:
+    """A foreground click in the middle of a box."""
+    k, j, i = ((a + b) // 2 for a, b in zip(box.min_kji, box.max_kji))
+    return Click((k, j, i), True)
+
+
+def _agreement(view: View, logits: Tensor, click: Click) -> float:
+    """-1..1: how surely a view's logits had the click right; for one outside the view, background is
+    right."""
+    k, j, i = np.round(view.to_view(np.array([click.kji]))[0]).astype(int)
+    if not all(0 <= x < view.size for x in (k, j, i)):
+        return -1.0 if click.positive else 0.0
+    probability = float(torch.sigmoid(logits[k, j, i]))
+    return 2 * probability - 1 if click.positive else 1 - 2 * probability
 
 
 def _bounds(mask: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +81,12 @@ class Engine:
         self.encoded = 0
         """ROIs encoded so far: what a test or a progress bar may want to count."""
 
-    def encode(self, roi: Tensor, key: Hashable | None = None) -> Embedding:
+    def encode(self, roi: Tensor | Callable[[], Tensor], key: Hashable | None = None) -> Embedding:
         """Encode a ROI, or take it from the cache.
 
         Args:
-            roi: (D, H, W) float32 intensities as the network was trained on; each side a multiple of
-                `shape.stride`.
+            roi: (D, H, W) float32 intensities as the network was trained on, each side a multiple of
+                `shape.stride`; or what makes them, called only when they are not in the cache.
             key: names image and ROI; None keeps the embedding out of the cache.
 
         Raises:
@@ -95,7 +95,7 @@ class Engine:
         if key is not None and key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        embedding = self._encode(roi)
+        embedding = self._encode(roi() if callable(roi) else roi)
         if key is not None:
             self._cache[key] = embedding
             while len(self._cache) > 1 and sum(e.nbytes for e in self._cache.values()) > self._cache_bytes:
@@ -228,7 +228,7 @@ def find_device(name: str) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is fast here: emulated on a CPU it is far slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
 

@@ -1,33 +1,37 @@
 """Interactive segmentation of one image: clicks go in, masks come out.
 
-predictor = Predictor(load_engine("compact"))
-predictor.set_image(volume.array, volume.ijk_to_ras)
-predictor.add_object("liver")
-predictor.add_click("liver", (40, 120, 96))
-mask = predictor.predict("liver")
+Example:
+    predictor = Predictor(load_engine("compact"))
+    predictor.set_image(volume.array, volume.ijk_to_ras)
+    predictor.add_object("liver")
+    predictor.add_click("liver", (40, 120, 96))
+    mask = predictor.predict("liver")
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from GSMedSegLib.adaptive import AdaptiveStrategy
+from GSMedSegLib.adaptive import DEFAULT_ROI, AdaptiveStrategy
 from GSMedSegLib.checkpoint import read_checkpoint
 from GSMedSegLib.engine import Engine
 from GSMedSegLib.geometry import spacing_kji_mm
+from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.model_store import resolve
 from GSMedSegLib.network import build_network
-from GSMedSegLib.prompts import Box, Click, ClickLedger
+from GSMedSegLib.prompts import Box, Click, ClickLedger, Voxel
 from GSMedSegLib.reference import ReferenceStrategy
 from GSMedSegLib.segment import Segment, empty_segment, paint_by_logit, paint_in_order
 
 STRATEGIES = ("adaptive", "reference")
+
+REFERENCE_ROI = 128
+"""Voxels per side of the seed method's windows."""
 
 REMEMBERED_BYTES = 2**29
 """Memory for earlier masks, so that undo and redo need no network; what is forgotten is computed again."""
@@ -42,6 +46,9 @@ class Strategy(Protocol):
 
     def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
         """Take an image (K, J, I)."""
+
+    def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
+        """Whether these prompts are enough for a mask."""
 
     def predict(
         self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
@@ -89,13 +96,17 @@ class Predictor:
     def __init__(self, engine: Engine, strategy: str = "adaptive", roi: int | None = None) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"expected strategy {' or '.join(STRATEGIES)}; got {strategy!r}")
-        if roi is not None and (roi <= 0 or roi % engine.shape.stride):
-            raise ValueError(f"expected a ROI side that is a multiple of {engine.shape.stride}; got {roi}")
+        wanted: int | str | None = roi
+        if wanted is None:
+            wanted = engine.metadata.get("roi", DEFAULT_ROI) if strategy == "adaptive" else REFERENCE_ROI
+        size = int(wanted) if str(wanted).isdecimal() else 0
+        if size == 0 or size % engine.shape.stride:
+            raise ValueError(f"expected a ROI side that is a multiple of {engine.shape.stride}; got {wanted}")
         self._strategy: Strategy
         if strategy == "adaptive":
-            self._strategy = AdaptiveStrategy(engine, roi)
+            self._strategy = AdaptiveStrategy(engine, size)
         else:
-            self._strategy = ReferenceStrategy(engine, roi or 128)
+            self._strategy = ReferenceStrategy(engine, size)
         self._ledger: ClickLedger | None = None
         self._known: OrderedDict[tuple[str, Box | None, tuple[Click, ...]], Segment] = OrderedDict()
 
@@ -159,8 +170,7 @@ class Predictor:
         Raises:
             ValueError: unknown object, or a click outside the image.
         """
-        k, j, i = kji
-        self.ledger.add_click(object_name, Click((k, j, i), positive))
+        self.ledger.add_click(object_name, Click(cast("Voxel", kji), positive))  # Click checks that it is one
 
     def set_box(self, object_name: str, box: Box) -> None:
         """Draw a box around the object, for the adaptive strategy's first view; VISTA3D has no box input."""
@@ -193,58 +203,58 @@ class Predictor:
 
         Raises:
             ValueError: unknown object.
-            RuntimeError: no image yet, or no foreground click on the object.
+            RuntimeError: no image yet, or nothing to start from: a foreground click or, with the adaptive
+                strategy, a box; any click with the reference strategy.
         """
         clicks, box = self.ledger.clicks(object_name), self.ledger.box(object_name)
-        if not any(c.positive for c in clicks):
+        if not self._strategy.can_start(clicks, box):
             raise RuntimeError(f"object {object_name!r} has no foreground click yet; call add_click first")
-        done = next(
-            n for n in range(len(clicks), -1, -1) if n == 0 or (object_name, box, clicks[:n]) in self._known
-        )
-        segment = self._known.get((object_name, box, clicks[:done]))
-        for n in (
-            range(done + 1, len(clicks) + 1)
-            if self._strategy.stepwise or done == len(clicks)
-            else [len(clicks)]
-        ):
-            if any(c.positive for c in clicks[:n]):
-                segment = self._strategy.predict(clicks[:n], box, segment)
-                self._remember((object_name, box, clicks[:n]), segment)
+        steps, segment = self._steps(object_name), None
+        todo: list[tuple[Click, ...]] = []
+        for step in reversed(steps):
+            segment = self._known.get((object_name, box, step))
+            if segment is not None:
+                break
+            todo.append(step)
+        for number, step in enumerate(reversed(todo), start=1 + len(steps) - len(todo)):
+            segment = self._strategy.predict(step, box, segment)
+            self._remember((object_name, box, step), segment)
             if progress is not None:
-                progress(n, len(clicks))
+                progress(number, len(steps))
         assert segment is not None
         return segment
 
-    def labels(self, progress: Callable[[int, int], None] | None = None) -> NDArray[np.unsignedinteger]:
+    def _steps(self, object_name: str) -> list[tuple[Click, ...]]:
+        """The clicks that the network has to be run on, one after the other; none when it cannot start."""
+        clicks, box = self.ledger.clicks(object_name), self.ledger.box(object_name)
+        first = 0 if self._strategy.stepwise else len(clicks)
+        growing = [clicks[:n] for n in range(first, len(clicks) + 1)]
+        return [step for step in growing if self._strategy.can_start(step, box)]
+
+    def labels(self, progress: Callable[[int, int], None] | None = None) -> LabelArray:
         """(K, J, I) label map of all objects, 1, 2, … in the order they were added.
 
-        Objects without foreground clicks get no voxels. Where objects overlap the surer one wins; with the
+        Objects with nothing to start from get no voxels. Where objects overlap the surer one wins; with the
         reference strategy the last.
 
         Args:
-            progress: called with (clicks done, clicks in all) of all objects, as in `segment`.
+            progress: called with (steps done, steps in all) of all objects, as in `segment`.
         """
-        counts = [
-            len(clicks) if any(c.positive for c in clicks) else 0
-            for clicks in map(self.ledger.clicks, self.objects)
-        ]
-        segments, before = [], 0
-        for name, count in zip(self.objects, counts):
-            if progress is None or not count:
-                told = None
-            else:
-                told = partial(_told_of_all, progress, before, sum(counts))
-            segments.append(self.segment(name, told) if count else empty_segment(self.ledger.shape))
-            before += count
+        counts = [len(self._steps(name)) for name in self.objects]
+
+        def segments() -> Iterator[Segment]:
+            for n, name in enumerate(self.objects):
+                if not counts[n]:
+                    yield empty_segment(self.ledger.shape)
+                    continue
+                yield self.segment(name)
+                if progress is not None:
+                    progress(sum(counts[: n + 1]), sum(counts))
+
         paint = paint_in_order if self._strategy.name == "reference" else paint_by_logit
-        return paint(segments, self.ledger.shape)
+        return paint(segments(), self.ledger.shape)
 
     def _remember(self, key: tuple[str, Box | None, tuple[Click, ...]], segment: Segment) -> None:
         self._known[key] = segment
         while len(self._known) > 1 and sum(s.nbytes for s in self._known.values()) > REMEMBERED_BYTES:
             self._known.popitem(last=False)
-
-
-def _told_of_all(progress: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
-    """Progress on one object, told as progress on all."""
-    progress(before + done, total)

@@ -58,10 +58,12 @@ class ReferenceStrategy:
         self._shape = (k, j, i)
         self._padding = symmetric_padding(image.shape, self.roi)
         self._image = F.pad(scaled, [n for pair in reversed(self._padding) for n in pair])
-        self._image_key = (
-            object()
-        )  # an engine may serve several images: a window of one is no window of another
+        self._image_key = object()  # an engine may serve several images
         self.engine.forget()
+
+    def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
+        """Any click will do; a box is ignored."""
+        return len(clicks) > 0
 
     def predict(
         self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None

@@ -122,7 +122,8 @@ def outside_mask(view: View, shape: Sequence[int]) -> Tensor:
     axes = []
     for axis in range(3):
         at = torch.arange(view.size) * view.step_kji[axis] + start[axis]
-        axes.append((at < -0.5) | (at > shape[axis] - 0.5))
+        reach = max(0.5, view.step_kji[axis] / 2)  # a sample stands for all that it is nearest to
+        axes.append((at < -reach) | (at > shape[axis] - 1 + reach))
     return axes[0][:, None, None] | axes[1][None, :, None] | axes[2][None, None, :]
 
 

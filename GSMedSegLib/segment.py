@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from GSMedSegLib.labels import LabelArray, as_labels
 from GSMedSegLib.roi import View
 
 Box3 = tuple[slice, slice, slice]
@@ -53,25 +54,22 @@ def empty_segment(shape: tuple[int, int, int]) -> Segment:
     return Segment(shape, (slice(0, 0), slice(0, 0), slice(0, 0)), torch.zeros(0, 0, 0))
 
 
-def paint_in_order(segments: Sequence[Segment], shape: tuple[int, int, int]) -> NDArray[np.unsignedinteger]:
+def paint_in_order(segments: Iterable[Segment], shape: tuple[int, int, int]) -> LabelArray:
     """(K, J, I) labels 1, 2, … in order; where objects overlap the last one wins, as in the seed method."""
-    labels = np.zeros(shape, np.min_scalar_type(len(segments)))
+    labels = np.zeros(shape, np.uint16)
     for number, segment in enumerate(segments, start=1):
         labels[segment.box][(segment.logits > 0).numpy()] = number
-    return labels
+    return as_labels(labels, "the label map")
 
 
-def paint_by_logit(segments: Sequence[Segment], shape: tuple[int, int, int]) -> NDArray[np.unsignedinteger]:
+def paint_by_logit(segments: Iterable[Segment], shape: tuple[int, int, int]) -> LabelArray:
     """(K, J, I) labels 1, 2, …; where objects overlap the surer one wins, the first of equals."""
-    labels = np.zeros(shape, np.min_scalar_type(len(segments)))
-    best = np.zeros(shape, np.float32) if len(segments) > 1 else None
+    labels = np.zeros(shape, np.uint16)
+    best = np.zeros(shape, np.float32)
     for number, segment in enumerate(segments, start=1):
         logits = segment.logits.numpy()
-        if best is None:
-            labels[segment.box][logits > 0] = number
-            continue
         here = best[segment.box]
         wins = logits > here
         labels[segment.box][wins] = number
         here[wins] = logits[wins]
-    return labels
+    return as_labels(labels, "the label map")

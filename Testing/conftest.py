@@ -130,3 +130,31 @@ def blobs() -> Callable[..., NDArray[np.float32]]:
         return ndimage.gaussian_filter(noise, 2.0).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def training_data(tmp_path: Path) -> Path:
+    """A small data folder to train on: two volumes of blobs, one label map, one lesion."""
+    import SimpleITK as sitk
+    from scipy import ndimage
+
+    rng = np.random.default_rng(0)
+
+    def write(array: NDArray[Any], *path: str) -> None:
+        file = tmp_path.joinpath("data", "train", *path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((1.0, 1.0, 2.0))
+        sitk.WriteImage(image, str(file))
+
+    for case in ("case_a", "case_b"):
+        noise = ndimage.gaussian_filter(rng.standard_normal((20, 28, 24)), 3)
+        labels = (noise > 0.03).astype(np.uint8) + (noise > 0.08)
+        write(labels * 100 + rng.normal(0, 5, labels.shape).astype(np.float32), "blobs", case, "image.nii.gz")
+        write(labels, "blobs", case, "label.nii.gz")
+    noise = ndimage.gaussian_filter(rng.standard_normal((2, 24, 24, 24)), (0, 4, 4, 4))
+    write((noise.argmax(0) + 1).astype(np.uint8), "labelmaps", "regions", "map.nii.gz")
+    lesion = np.zeros((12, 12, 12), np.uint8)
+    lesion[3:9, 3:8, 3:8] = 1
+    write(lesion, "labelmaps", "open_ms_lesions", "lesion.nii.gz")
+    return tmp_path / "data"

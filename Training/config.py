@@ -51,9 +51,9 @@ class Config:
     roi: int = 48
     views: int = 2
     objects: int = 3
-    real: float = 0.35
-    maps: float = 0.25
-    invented: float = 0.4
+    real: float = 0.4
+    maps: float = 0.3
+    invented: float = 0.3
     steps: int = 5000
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

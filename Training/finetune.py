@@ -33,9 +33,12 @@ from Training import clicks
 from Training.config import Config, read_config
 from Training.sampling import Example, Examples
 
-FIRST_CLICKS = ((0.5, "centre"), (0.3, "edge_centre"), (0.2, "uniform"))
+FIRST_CLICKS = ((0.7, "centre"), (0.2, "edge_centre"), (0.1, "uniform"))
 """How the first clicks of an object are placed, and how often. The first is what the challenge's corrector
 does."""
+
+SECOND_LOOKS = 0.15
+"""How often a mask is fed back without a new click, as when a view is moved to fit the mask."""
 
 FIRST_GUESS = -2.0
 """Logit that a new network gives to every voxel: most are background."""
@@ -163,7 +166,8 @@ def train_step(
             with torch.no_grad():
                 prompts = to_prompts(ledger, previous, owner)
                 coarse = head.mixer.coarse(low.detach(), image_low, prompts)
-            place_on_errors(rng, ledger, coarse_targets, coarse)
+            if rng.random() > SECOND_LOOKS:
+                place_on_errors(rng, ledger, coarse_targets, coarse)
             previous = F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)
         prompts = to_prompts(ledger, previous, owner)
         if rng.random() < config.head_share:

@@ -19,6 +19,14 @@ from Training import synthetic
 MIN_VOXELS = 60
 """An object with fewer voxels in a view is not asked for."""
 
+MOST_OF_A_VIEW = 0.95
+"""Nor is one that fills more of a view than this."""
+
+FITTING, FILLING = (0.22, 1.1), (1.1, 4.0)
+"""How large the wanted object is, as a share of its view's side. A network that has never seen an object
+larger than its view draws a ball around the click in one; it has to fill the view instead, so that a wider
+one is tried."""
+
 LESION_SETS = ("lidc_nodule_shapes", "open_ms_lesions", "soop_stroke_lesions")
 """Label maps that are shapes to paste, not scenes."""
 
@@ -65,7 +73,8 @@ class LabelledVolume:
         volumes = np.array([np.prod([s.stop - s.start for s in p.box]) for p in several], float) ** 0.5
         piece = several[int(rng.choice(len(several), p=volumes / volumes.sum()))]
         extent_mm = max((s.stop - s.start) * mm for s, mm in zip(piece.box, self.spacing_mm, strict=True))
-        share = np.exp(rng.uniform(np.log(0.22), np.log(1.1)))
+        low, high = FITTING if rng.random() < 0.7 else FILLING
+        share = np.exp(rng.uniform(np.log(low), np.log(high)))
         step_mm = max(extent_mm / (share * size), 0.35 * float(min(self.spacing_mm)))
         steps = step_mm / self.spacing_mm * np.exp(rng.normal(0, 0.08, 3))
         middle = np.array([(s.start + s.stop - 1) / 2 for s in piece.box])
@@ -120,7 +129,7 @@ def choose_targets(rng: np.random.Generator, labels: np.ndarray, main: int, coun
     Source: Efraimidis and Spirakis, Information Processing Letters 2006.
     """
     values, voxels = np.unique(labels, return_counts=True)
-    usable = (values != 0) & (voxels >= MIN_VOXELS) & (voxels <= 0.75 * labels.size)
+    usable = (values != 0) & (voxels >= MIN_VOXELS) & (voxels <= MOST_OF_A_VIEW * labels.size)
     luck = rng.random(len(values)) ** (1 / np.sqrt(voxels))
     luck[values == main] = 1
     order = [int(v) for v in values[usable][np.argsort(-luck[usable])]]
@@ -167,7 +176,8 @@ class Examples(IterableDataset[Example]):
     def __iter__(self) -> Iterator[Example]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        torch.set_num_threads(1)
+        if worker is not None:
+            torch.set_num_threads(1)
         while True:
             example = self.draw(rng)
             if example is not None:

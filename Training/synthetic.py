@@ -37,7 +37,8 @@ class Scene:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: float) -> Array:
-    """(size, size, size) float32 noise of unit variance whose details are about `scale` voxels wide."""
+    """(size, size, size) float32 noise around 0, variance about 0.3, with details about `scale` voxels
+    wide."""
     coarse = max(2, int(np.ceil(size / scale)) + 1)
     noise = rng.standard_normal((coarse,) * 3).astype(np.float32)
     return _stretch(noise, size)
@@ -48,7 +49,7 @@ def _stretch(volume: Array, size: int) -> Array:
     n = volume.shape[0]
     at = np.linspace(0, n - 1, size, dtype=np.float32)
     low = np.minimum(at.astype(int), n - 2)
-    part = at - low
+    part = at - low.astype(np.float32)
     for axis in range(3):
         shape = [1, 1, 1]
         shape[axis] = size
@@ -133,7 +134,7 @@ def warped_grid(rng: np.random.Generator, size: int, strength: float, scale: flo
 
 
 def rotation(rng: np.random.Generator) -> Array:
-    """A random 3×3 rotation."""
+    """A random 3×3 rotation, or its mirror image."""
     q, r = np.linalg.qr(rng.standard_normal((3, 3)))
     return np.asarray(q * np.sign(np.diag(r)), np.float32)
 
@@ -155,7 +156,7 @@ def shapes(rng: np.random.Generator, size: int) -> Scene:
         center = (rng.random(3) * size if n > 1 else size * (0.5 + rng.uniform(-0.2, 0.2, 3))).astype(
             np.float32
         )
-        radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.45 if n == 1 else 0.25)))
+        radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.8 if n == 1 else 0.25)))
         labels[(ellipsoid(rng, points, center, radius) < 1) & ((labels != 1) | (n == 1))] = n
     everything = np.where(labels > 0, labels + 100, background)
     image = scan(rng, paint(rng, everything))
@@ -191,7 +192,7 @@ def tubes(rng: np.random.Generator, size: int) -> Scene:
 
 def cells(rng: np.random.Generator, size: int) -> Scene:
     """Packed cells with bright or dark membranes, as in light-sheet plant tissue or electron microscopy."""
-    spacing = float(np.exp(rng.uniform(np.log(size / 7), np.log(size / 1.6))))
+    spacing = float(np.exp(rng.uniform(np.log(size / 7), np.log(1.2 * size))))
     count = int(np.clip((1.6 * size / spacing) ** 3, 4, 400))
     centers = (rng.random((count, 3)) * 1.6 - 0.3) * size
     stretch = np.exp(rng.normal(0, 0.25, 3))

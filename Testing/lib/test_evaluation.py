@@ -41,9 +41,8 @@ def test_dice_after_every_click_by_hand():
     scores = dice_per_click(predictor, "a", TRUTH, rounds=3)
     assert scores == pytest.approx([2 / 4, 6 / 10, 1])
     assert [positive for _, positive in predictor.clicks] == [True, True, False]
-    assert [kji[2] in allowed for (kji, _), allowed in zip(predictor.clicks, ([2], [2, 3], [5, 6]))] == [
-        True
-    ] * 3
+    allowed = ([1, 2, 3], [2, 3], [4, 5, 6, 7])
+    assert all(kji[2] in columns for (kji, _), columns in zip(predictor.clicks, allowed))
 
 
 def test_a_perfect_mask_gets_no_more_clicks():

@@ -25,7 +25,7 @@ def test_other_platforms_are_left_alone(monkeypatch, platform):
 
 @pytest.mark.parametrize("library", ["missing", "no mallopt"])
 def test_linux_without_glibc(monkeypatch, library):
-    """musl has no libc.so.6, or one without mallopt."""
+    """No libc.so.6, or one without mallopt, as with musl."""
 
     def load(name):
         if library == "missing":
@@ -58,7 +58,7 @@ def test_all_three_settings_must_take(monkeypatch, refused):
 def test_a_process_goes_on_with_it():
     """In a process of its own: a bool, and memory can still be had and given back."""
     code = (
-        "from GSMedSegLib.memory import keep_freed_memory as keep; took = keep(); assert isinstance(took, bool);"
+        "from GSMedSegLib.memory import keep_freed_memory as keep; assert isinstance(keep(), bool);"
         "import numpy; print(sum(float(numpy.ones(2**22).sum()) for _ in range(3)) == 3 * 2**22)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

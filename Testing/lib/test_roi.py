@@ -194,8 +194,8 @@ def test_scaling_without_contrast():
 
 
 def test_the_network_is_shown_zeros_outside():
-    """Outside the image a view is 0 after scaling, whatever the image; inside it is scaled by what is inside."""
-    view = View((0.0, 7.5, 7.5), (1.0, 1.0, 1.0), 16)
+    """Outside the image a view is 0 whatever the image; inside it is scaled by what is inside."""
+    view = View((0.5, 7.5, 7.5), (1.0, 1.0, 1.0), 16)
     shown = view_image(Pyramid(ramp(16, 16, 16)), view)
     outside = outside_mask(view, (16, 16, 16))
     assert 0 < outside.sum() < outside.numel()
