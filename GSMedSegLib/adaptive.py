@@ -26,6 +26,9 @@ FIT = 0.6
 FINEST_STEP = 0.5
 """A view is never finer than this part of the smallest voxel side: there is nothing more to see."""
 
+COARSER = 1.5
+"""A view may be this much coarser than the one before for the sake of a click outside."""
+
 MOST_LOOKS = 3
 """Views tried for one click after the first, before the last one is taken."""
 
@@ -88,7 +91,6 @@ class AdaptiveStrategy:
         self._pyramid = Pyramid(volume)
         self._image_key = object()  # an engine may serve several images: a view of one is no view of another
         self._glances.clear()
-        self.engine.forget()
 
     def predict(
         self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
@@ -143,8 +145,7 @@ class AdaptiveStrategy:
         return views[int(np.argmax(scores))]
 
     def _glance(self, view: View, clicks: tuple[Click, ...]) -> Tensor:
-        """Logits of a view without a previous mask; the last few are kept, since each click asks for them
-        again."""
+        """Logits of a view without a previous mask, kept a while: the next click asks for them again."""
         key = (view, clicks)
         if key not in self._glances:
             self._glances[key] = self._look(view, clicks, None)
@@ -171,7 +172,7 @@ class AdaptiveStrategy:
         center = np.where(
             low < high, np.clip(center_kji, np.minimum(low, high), np.maximum(low, high)), middle
         )
-        k, j, i = np.round(center * 2) / 2
+        k, j, i = np.floor(center) + 0.5  # at step 1 and an even size, samples are voxels
         a, b, c = step
         return View((float(k), float(j), float(i)), (float(a), float(b), float(c)), self.roi)
 
@@ -220,13 +221,16 @@ class AdaptiveStrategy:
             wider = float((np.array(view.step_kji) * self._spacing_mm).max()) * 1.6
             better = self._view(view.to_image((low + high - 1) / 2), wider)
         else:
-            better = self._fitting(view.to_image(low), view.to_image(high))
+            better = self._fitting(view.to_image(low - 0.5) + 0.5, view.to_image(high - 0.5) + 0.5)
         change = np.array(better.step_kji) / np.array(view.step_kji)
         moved = np.abs(np.array(better.center_kji) - view.center_kji) / (np.array(view.step_kji) * view.size)
         return better if abs(np.log(change[0])) > 0.15 or moved.max() > 0.15 else None
 
     def _view_for(self, before: Segment, click: Click) -> View:
-        """The view for a further click: the one before if it shows it, else one with mask and click."""
+        """The view for a further click: the one before if it shows it, else one with mask and click.
+
+        A click so far from the mask that this would cost detail gets a view of its own.
+        """
         view = before.view
         assert view is not None
         at = view.to_view(np.array([click.kji]))[0] / (view.size - 1)
@@ -237,7 +241,11 @@ class AdaptiveStrategy:
         reach = 2 * np.array(view.step_kji)
         low = np.minimum(low + corner, np.array(click.kji) - reach)
         high = np.maximum(high + corner, np.array(click.kji) + 1 + reach)
-        return self._fitting(low, high)
+        both = self._fitting(low, high)
+        if both.step_kji[0] <= COARSER * view.step_kji[0]:
+            return both
+        step_mm = float(view.step_kji[0] * self._spacing_mm[0])
+        return self._view(np.array(click.kji, float), step_mm)
 
     def _look(self, view: View, clicks: Sequence[Click], before: Segment | None) -> Tensor:
         """(S, S, S) logits of a view."""
@@ -270,20 +278,30 @@ class AdaptiveStrategy:
         values = to_image_grid(logits, view, box)
         if before is None or _contains(box, before.box):
             return Segment(self._shape, box, values)
-        union = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, before.box))
-        merged = torch.full([s.stop - s.start for s in union], OUTSIDE)
-        merged[_within(before.box, union)] = before.logits
-        merged[_within(box, union)] = values
-        return Segment(self._shape, (union[0], union[1], union[2]), merged)
+        merged = _grown(before, box)
+        merged.logits[_within(box, merged.box)] = values
+        return merged
 
     def _obey(self, segment: Segment, clicks: Sequence[Click]) -> Segment:
         """Make sure that every clicked voxel is what its click says."""
         for click in clicks:
-            if all(s.start <= x < s.stop for x, s in zip(click.kji, segment.box)):
-                at = tuple(x - s.start for x, s in zip(click.kji, segment.box))
-                logit = float(segment.logits[at])
-                segment.logits[at] = max(logit, CLICK_LOGIT) if click.positive else min(logit, -CLICK_LOGIT)
+            k, j, i = (slice(x, x + 1) for x in click.kji)
+            if not _contains(segment.box, (k, j, i)):
+                if not click.positive:
+                    continue
+                segment = _grown(segment, (k, j, i))
+            at = tuple(x - s.start for x, s in zip(click.kji, segment.box))
+            logit = float(segment.logits[at])
+            segment.logits[at] = max(logit, CLICK_LOGIT) if click.positive else min(logit, -CLICK_LOGIT)
         return segment
+
+
+def _grown(segment: Segment, box: Box3) -> Segment:
+    """A copy of a segment whose box contains another one, background where nothing was known."""
+    k, j, i = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, segment.box))
+    logits = torch.full((k.stop - k.start, j.stop - j.start, i.stop - i.start), OUTSIDE)
+    logits[_within(segment.box, (k, j, i))] = segment.logits
+    return replace(segment, box=(k, j, i), logits=logits)
 
 
 def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -298,8 +316,7 @@ def _middle(box: Box) -> Click:
 
 
 def _agreement(view: View, logits: Tensor, click: Click) -> float:
-    """-1..1: how surely a view's logits had the click right; for one outside the view, background is
-    right."""
+    """-1..1: how surely a view's logits had the click right; outside the view they say background."""
     k, j, i = np.round(view.to_view(np.array([click.kji]))[0]).astype(int)
     if not all(0 <= x < view.size for x in (k, j, i)):
         return -1.0 if click.positive else 0.0

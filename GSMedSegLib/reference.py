@@ -59,7 +59,6 @@ class ReferenceStrategy:
         self._padding = symmetric_padding(image.shape, self.roi)
         self._image = F.pad(scaled, [n for pair in reversed(self._padding) for n in pair])
         self._image_key = object()  # an engine may serve several images
-        self.engine.forget()
 
     def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
         """Any click will do; a box is ignored."""

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -108,7 +109,28 @@ def train(config: Config) -> None:
 def start_network(config: Config) -> Network:
     """The network to train: from `config.init`, or new."""
     if config.init:
-        return build_network(read_checkpoint(Path(config.init)).tensors).train().requires_grad_(True)
+        network = build_network(read_checkpoint(Path(config.init)).tensors).train().requires_grad_(True)
+        if network.point_head.mixer is None:
+            raise
+           
+           
+           
+           
+           
+           
+           
+           
+           
+           
+           
+           
+           
+           
+            ValueError(f"{config.init} has no prompt mixer, which this
+            trainer needs; start from compact weights")
+        return network
+    if not config.mixer:
+        raise ValueError("the setting `mixer` is empty; this trainer needs a prompt mixer, see Training/config.py")
     network = Network(
         Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer)
     ).train()
@@ -167,7 +189,7 @@ def train_step(
                 prompts = to_prompts(ledger, previous, owner)
                 coarse = head.mixer.coarse(low.detach(), image_low, prompts)
             if rng.random() > SECOND_LOOKS:
-                place_on_errors(rng, ledger, coarse_targets, coarse)
+                place_on_errors(rng, ledger, targets, coarse)
             previous = F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)
         prompts = to_prompts(ledger, previous, owner)
         if rng.random() < config.head_share:
@@ -198,14 +220,16 @@ def first_clicks(rng: np.random.Generator, target: np.ndarray) -> clicks.Clicks:
 
 
 def place_on_errors(
-    rng: np.random.Generator, ledger: list[clicks.Clicks], truth: Tensor, coarse: Tensor
+    rng: np.random.Generator, ledger: list[clicks.Clicks], targets: Tensor, coarse: Tensor
 ) -> None:
     """Add to every object a click on its largest error, found at half resolution."""
-    truths, masks = (truth[:, 0] > 0.5).cpu().numpy(), (coarse[:, 0] > 0).cpu().numpy()
-    for row, true, mask in zip(ledger, truths, masks, strict=True):
-        for (k, j, i), label in clicks.on_error(rng, true, mask):
-            inside = rng.integers(0, 2, 3)
-            row.append(((2 * k + int(inside[0]), 2 * j + int(inside[1]), 2 * i + int(inside[2])), label))
+    truths = targets[:, 0].cpu().numpy()
+    halves = (F.avg_pool3d(targets.float(), 2)[:, 0] > 0.5).cpu().numpy()
+    masks = (coarse[:, 0] > 0).cpu().numpy()
+    for row, truth, half, mask in zip(ledger, truths, halves, masks, strict=True):
+        for at, _ in clicks.on_error(rng, half, mask):
+            k, j, i = (2 * x + int(rng.integers(2)) for x in at)
+            row.append(((k, j, i), int(truth[k, j, i])))
 
 
 def to_prompts(ledger: list[clicks.Clicks], previous: Tensor | None, owner: Tensor) -> Prompts:
@@ -247,11 +271,14 @@ def resume(path: Path, network: Network, average: Network, optimiser: torch.opti
     """Load a checkpoint if there is one; returns the steps already done."""
     if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"])
+    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or of another network; move it away to start anew ({error})") from None
 
 
 def export(path: Path, average: Network, config: Config, step: int) -> None:

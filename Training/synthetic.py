@@ -37,8 +37,7 @@ class Scene:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: float) -> Array:
-    """(size, size, size) float32 noise around 0, variance about 0.3, with details about `scale` voxels
-    wide."""
+    """(size, size, size) float32 noise, mean 0, variance about 0.3, details about `scale` voxels wide."""
     coarse = max(2, int(np.ceil(size / scale)) + 1)
     noise = rng.standard_normal((coarse,) * 3).astype(np.float32)
     return _stretch(noise, size)

@@ -94,6 +94,20 @@ def test_a_key_is_encoded_once(make_engine):
     assert engine.encoded == 4
 
 
+def test_a_roi_is_made_only_when_needed(make_engine):
+    """A function that makes the ROI is called for the first encoding, and never for a key in the cache."""
+    engine, made = make_engine(), []
+
+    def make():
+        made.append(None)
+        return ROI
+
+    embedding = engine.encode(make, key="a")
+    assert engine.encode(make, key="a") is embedding
+    assert len(made) == 1
+    assert torch.equal(embedding.low, engine.encode(ROI).low)
+
+
 def test_an_embeddings_bytes_by_hand(make_engine):
     """16 channels and the image at half resolution, 4 bytes each; with a mixer its 8 channels too."""
     voxels = 8 * 12 * 16

@@ -216,21 +216,38 @@ def test_before_an_image_there_is_nothing(make_engine, strategy):
             verb()
 
 
-def test_before_a_foreground_click_there_is_no_mask(make_predictor):
-    """No click, a background click alone, and all taken back: the missing call is named."""
+def test_without_a_prompt_there_is_no_mask(make_predictor):
+    """Nothing to start from: the missing call is named, also after all has been taken back."""
     predictor = make_predictor()
     predictor.add_object("a")
-    missing = r"object 'a' has no foreground click yet; call add_click first"
-    with pytest.raises(RuntimeError, match=missing):
-        predictor.predict("a")
-    predictor.add_click("a", (1, 2, 3), positive=False)
-    with pytest.raises(RuntimeError, match=missing):
+    predictor.add_object("b")
+    missing = r"has no foreground click yet; call add_click first"
+    with pytest.raises(RuntimeError, match=rf"object 'a' {missing}"):
         predictor.predict("a")
     predictor.add_click("a", (10, 18, 14))
     predictor.predict("a")
+    with pytest.raises(RuntimeError, match=rf"object 'b' {missing}"):
+        predictor.predict("b")
     predictor.undo()
-    with pytest.raises(RuntimeError, match=missing):
+    with pytest.raises(RuntimeError, match=rf"object 'a' {missing}"):
         predictor.predict("a")
+
+
+def test_what_each_strategy_can_start_from(make_predictor, strategy):
+    """A background click alone will do for the seed method, as in MONAI; a box for the adaptive one."""
+    predictor = make_predictor()
+    predictor.add_object("click")
+    predictor.add_click("click", (10, 18, 14), positive=False)
+    predictor.add_object("box")
+    predictor.set_box("box", Box((4, 10, 8), (14, 25, 20)))
+    can, cannot = ("box", "click") if strategy == "adaptive" else ("click", "box")
+    assert predictor.predict(can).shape == SHAPE
+    with pytest.raises(RuntimeError, match=f"object '{cannot}' has no foreground click yet"):
+        predictor.predict(cannot)
+    labels = predictor.labels()
+    assert np.array_equal(labels > 0, predictor.predict(can))
+    if strategy == "adaptive":
+        assert labels[9, 17, 14] == 2, "the middle of the box"
 
 
 def test_a_background_click_may_come_first(make_predictor):
@@ -326,12 +343,11 @@ def test_metadata_that_cannot_be_a_roi(make_engine, roi):
 
 
 def test_labels_number_the_objects(make_predictor):
-    """In the order added; an object without foreground clicks keeps its number and has no voxels."""
+    """In the order added; an object without clicks keeps its number and has no voxels."""
     predictor = make_predictor()
-    for name in ("none", "a", "background"):
+    for name in ("none", "a", "nothing"):
         predictor.add_object(name)
     assert not predictor.labels().any()
-    predictor.add_click("background", (1, 1, 1), positive=False)
     predictor.add_click("a", (10, 18, 14))
     labels = predictor.labels()
     assert labels.shape == SHAPE
@@ -355,15 +371,19 @@ def test_overlapping_objects(make_predictor, strategy):
     assert np.array_equal(predictor.labels(), expected)
 
 
-def test_progress_counts_the_clicks(make_predictor, strategy):
-    """Called after every click that needs the network, and last with all of them."""
+def test_progress_counts_the_steps(make_predictor, strategy):
+    """Called after every step that needs the network, last with all; `labels` counts those of all objects."""
     predictor = make_predictor()
-    predictor.add_object("a")
-    for kji, positive in CLICKS:
-        predictor.add_click("a", kji, positive)
+    for name, clicks in (("a", CLICKS), ("none", ()), ("b", CLICKS[:1])):
+        predictor.add_object(name)
+        for kji, positive in clicks:
+            predictor.add_click(name, kji, positive)
     calls = []
     predictor.segment("a", lambda done, total: calls.append((done, total)))
-    assert calls == ([(n, 5) for n in range(1, 6)] if strategy == "adaptive" else [(5, 5)])
+    assert calls == ([(n, 5) for n in range(1, 6)] if strategy == "adaptive" else [(1, 1)])
+    calls.clear()
+    predictor.labels(lambda done, total: calls.append((done, total)))
+    assert calls == ([(5, 6), (6, 6)] if strategy == "adaptive" else [(1, 2), (2, 2)])
 
 
 @pytest.mark.parametrize(

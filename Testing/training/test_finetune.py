@@ -120,7 +120,7 @@ def test_prompts_are_padded_to_the_longest():
 
 
 def test_an_object_starts_with_a_click_on_it(rng):
-    """Shares add up to 1; every way starts with a positive, and one of them is the corrector's single click."""
+    """Shares add up to 1; every way starts with a positive, one of them is the corrector's only click."""
     assert sum(share for share, _ in FIRST_CLICKS) == pytest.approx(1)
     target = bright_block().targets[0].numpy()
     starts = [first_clicks(rng, target) for _ in range(300)]
@@ -182,7 +182,7 @@ def test_one_example_is_learnt(config, head_share):
 
 @pytest.mark.parametrize("head_share", [0.0, 1.0], ids=["coarse", "head"])
 def test_gradients_reach_what_is_trained(config, head_share):
-    """The encoder learns in every step, the full-resolution head in its share of them; gradients are clipped."""
+    """The encoder learns in every step, the full head in its share of them; gradients are clipped."""
     config = replace(config, head_share=head_share, clip_norm=0.01)
     torch.manual_seed(0)
     network = start_network(config)
@@ -330,7 +330,6 @@ def test_the_command_line(config, tmp_path, capsys):
         assert message in error
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="an assertion, where the user should be told")
 def test_a_network_without_mixer_is_refused(config):
     """Training needs the mixer's coarse logits: settings or weights without one are named as the reason."""
     with pytest.raises(ValueError, match="mixer"):
