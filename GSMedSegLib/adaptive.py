@@ -35,7 +35,7 @@ MOST_LOOKS = 3
 UNDECIDED_CLICKS = 3
 """Up to this click the zoom is chosen anew."""
 
-EVIDENCE = 0.3
+EVIDENCE = 0.15
 """What a later click, foreseen or not, weighs in the choice of a zoom."""
 
 MOST_GLANCES = 48
@@ -185,16 +185,13 @@ class AdaptiveStrategy:
         return self._view((low_kji + high_kji - 1) / 2, step_mm)
 
     def _trust(self, view: View, logits: Tensor) -> float:
-        """How far an answer can be trusted: sure inside, not cut off by its view, not a speck in it."""
+        """How far an answer can be trusted: a sharp border, and not cut off by its view."""
         mask = logits > 0
         if not bool(mask.any()):
             return -1.0
         probability = torch.sigmoid(logits)
-        sure = float((probability * mask).sum() / (probability * (probability > 0.1)).sum())
-        low, high = _bounds(mask)
-        extent = float((high - low).max()) / view.size
-        speck = min(1.0, extent / 0.2)
-        return sure * speck - 0.5 * self._cut_off(view, mask)
+        sharp = float((probability > 0.7).sum() / (probability > 0.3).sum())
+        return sharp - 0.5 * self._cut_off(view, mask)
 
     def _cut_off(self, view: View, mask: Tensor) -> float:
         """Share of the view's faces through which the mask leaves it, not counting the image's own border."""

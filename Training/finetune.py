@@ -111,26 +111,12 @@ def start_network(config: Config) -> Network:
     if config.init:
         network = build_network(read_checkpoint(Path(config.init)).tensors).train().requires_grad_(True)
         if network.point_head.mixer is None:
-            raise
-           
-           
-           
-           
-           
-           
-           
-           
-           
-           
-           
-           
-           
-           
-            ValueError(f"{config.init} has no prompt mixer, which this
-            trainer needs; start from compact weights")
+            raise ValueError(
+                f"{config.init} has no prompt mixer, which this trainer needs; start from compact weights"
+            )
         return network
     if not config.mixer:
-        raise ValueError("the setting `mixer` is empty; this trainer needs a prompt mixer, see Training/config.py")
+        raise ValueError("the setting `mixer` is empty; this trainer needs one, see Training/config.py")
     network = Network(
         Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer)
     ).train()
@@ -278,7 +264,9 @@ def resume(path: Path, network: Network, average: Network, optimiser: torch.opti
         optimiser.load_state_dict(state["optimiser"])
         return int(state["step"])
     except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or of another network; move it away to start anew ({error})") from None
+        raise ValueError(
+            f"{path} is damaged or of another network; move it away to start anew ({error})"
+        ) from None
 
 
 def export(path: Path, average: Network, config: Config, step: int) -> None:
