@@ -32,10 +32,10 @@ COARSER = 1.5
 MOST_LOOKS = 3
 """Views tried for one click after the first, before the last one is taken."""
 
-UNDECIDED_CLICKS = 3
+UNDECIDED_CLICKS = 2
 """Up to this click the zoom is chosen anew."""
 
-EVIDENCE = 0.15
+EVIDENCE = 0.3
 """What a later click, foreseen or not, weighs in the choice of a zoom."""
 
 MOST_GLANCES = 48
