@@ -54,7 +54,7 @@ def find_cases(folder: str | os.PathLike[str]) -> list[Path]:
 def segment_case(predictor: Predictor, case: Case) -> LabelArray:
     """Segments the classes of a case from its clicks, in class order.
 
-    A class without a foreground click stays empty: no click is made up. `prev_pred` is not needed:
+    A class with nothing to start from stays empty: no click is made up. `prev_pred` is not needed:
     the case has the earlier clicks too.
 
     Returns:
@@ -121,5 +121,7 @@ def predict_folder(
             name,
             classes=len(numbers),
             empty=tuple(n for n in numbers if n not in present),
-            unclicked=tuple(n for n in numbers if not any(c.positive for c in ledger.clicks(str(n)))),
+            unclicked=tuple(
+                n for n in numbers if n not in present and not any(c.positive for c in ledger.clicks(str(n)))
+            ),
         )

@@ -131,9 +131,10 @@ def test_an_object_starts_with_a_click_on_it(rng):
 
 def test_further_clicks_lie_on_the_error(rng):
     """Found at half resolution, placed in one of the eight voxels there; a perfect object gets none."""
-    truth = torch.zeros(3, 1, 8, 8, 8)
-    truth[:, :, 1:4, 1:4, 1:4] = 1
-    coarse = torch.where(truth > 0.5, 5.0, -5.0)
+    truth = torch.zeros(3, 1, 16, 16, 16, dtype=torch.bool)
+    truth[:, :, 2:8, 2:8, 2:8] = True
+    coarse = torch.full((3, 1, 8, 8, 8), -5.0)
+    coarse[:, :, 1:4, 1:4, 1:4] = 5
     coarse[0] = -5
     coarse[1, :, 5:8, 5:8, 5:8] = 5
     ledger = [[], [], []]
