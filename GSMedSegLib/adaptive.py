@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from GSMedSegLib.engine import Engine
+from GSMedSegLib.engine import Embedding, Engine
 from GSMedSegLib.intensity import percentile_limits
 from GSMedSegLib.prompts import Box, Click
-from GSMedSegLib.roi import Pyramid, View, outside_mask, to_image_grid, view_box, view_image
+from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask, to_image_grid, view_box, view_image
 from GSMedSegLib.segment import OUTSIDE, Box3, Segment
 
 DEFAULT_ROI = 96
@@ -37,6 +37,9 @@ UNDECIDED_CLICKS = 2
 
 EVIDENCE = 0.3
 """What a later click, foreseen or not, weighs in the choice of a zoom."""
+
+CUT_OFF = 0.5
+"""What it costs an answer's trust to leave its view through all six faces."""
 
 MOST_GLANCES = 48
 """Answers kept while the zoom is undecided."""
@@ -154,9 +157,9 @@ class AdaptiveStrategy:
         return self._glances[key]
 
     def _zooms(self, center_kji: tuple[int, int, int]) -> list[View]:
-        """Views around a voxel, each twice as wide as the one before, up to the whole image."""
+        """Views around a voxel, each twice as wide as the one before, from the finest to the whole image."""
         whole_mm = float((np.array(self._shape) * self._spacing_mm).max())
-        step_mm, views = float(self._spacing_mm.min()), []
+        step_mm, views = FINEST_STEP * float(self._spacing_mm.min()), []
         while True:
             views.append(self._view(np.array(center_kji, float), step_mm))
             if step_mm * self.roi >= whole_mm:
@@ -166,12 +169,7 @@ class AdaptiveStrategy:
     def _view(self, center_kji: NDArray[np.float64], step_mm: float) -> View:
         """A view with cubic samples, pushed inside the image where it is smaller than the image."""
         step = step_mm / self._spacing_mm
-        half = step * self.roi / 2
-        low, high = half - 0.5, np.array(self._shape) - 0.5 - half
-        middle = (np.array(self._shape) - 1) / 2
-        center = np.where(
-            low < high, np.clip(center_kji, np.minimum(low, high), np.maximum(low, high)), middle
-        )
+        center = inside_center(center_kji, step, self.roi, self._shape)
         k, j, i = np.floor(center) + 0.5  # at step 1 and an even size, samples are voxels
         a, b, c = step
         return View((float(k), float(j), float(i)), (float(a), float(b), float(c)), self.roi)
@@ -185,13 +183,18 @@ class AdaptiveStrategy:
         return self._view((low_kji + high_kji - 1) / 2, step_mm)
 
     def _trust(self, view: View, logits: Tensor) -> float:
-        """How far an answer can be trusted: a sharp border, and not cut off by its view."""
+        """How far an answer can be trusted: rated well by the network, and not cut off by its view.
+
+        Without a rater, a sharp border has to do.
+        """
         mask = logits > 0
         if not bool(mask.any()):
             return -1.0
+        if self.engine.shape.rater:
+            return self.engine.rate(self._embedding(view), logits) - CUT_OFF * self._cut_off(view, mask)
         probability = torch.sigmoid(logits)
         sharp = float((probability > 0.7).sum() / (probability > 0.3).sum())
-        return sharp - 0.5 * self._cut_off(view, mask)
+        return sharp - CUT_OFF * self._cut_off(view, mask)
 
     def _cut_off(self, view: View, mask: Tensor) -> float:
         """Share of the view's faces through which the mask leaves it, not counting the image's own border."""
@@ -246,14 +249,17 @@ class AdaptiveStrategy:
 
     def _look(self, view: View, clicks: Sequence[Click], before: Segment | None) -> Tensor:
         """(S, S, S) logits of a view."""
-        embedding = self.engine.encode(lambda: self._samples(view), key=(self._image_key, view))
         at = np.round(view.to_view(np.array([c.kji for c in clicks]))).astype(int)
         inside = ((at >= 0) & (at < view.size)).all(axis=1)
         labels = np.array([int(c.positive) for c in clicks])
         previous = None if before is None else self._seen(before, view)[None]
         if not inside.any():
             at, labels, inside = np.zeros((1, 3), int), np.array([-1]), np.array([True])
+        embedding = self._embedding(view)
         return self.engine.decode(embedding, at[inside][None], labels[inside][None], previous)[0].cpu()
+
+    def _embedding(self, view: View) -> Embedding:
+        return self.engine.encode(lambda: self._samples(view), key=(self._image_key, view))
 
     def _samples(self, view: View) -> Tensor:
         if self._by_view:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from monai.networks.nets.vista3d import Attention, TwoWayAttentionBlock
 from torch import Tensor
 
+from GSMedSegLib.layers import ChannelNorm
 from GSMedSegLib.network import PointHead
 
 CHUNK_TOKENS = {"cpu": 8192, "cuda": 2**18}
@@ -172,7 +173,9 @@ def upscale(head: PointHead, low: Tensor, vector: Tensor) -> Tensor:
         (2d, 2h, 2w) float32 logits.
     """
     grow, norm, last = head.output_upscaling[0], head.output_upscaling[1], head.output_convolution
-    features = norm(grow(low)).permute(0, 2, 3, 4, 1)[0]
+    grown = grow(low)
+    scale, shift = cast(ChannelNorm, norm).scale_and_shift(grown)
+    features = grown.permute(0, 2, 3, 4, 1)[0]
     depth, height, width, channels = features.shape
     kernel = (
         torch.einsum("c,cdxyz->xyzd", vector, last.weight.float()).reshape(27, channels).to(features.dtype)
@@ -180,7 +183,8 @@ def upscale(head: PointHead, low: Tensor, vector: Tensor) -> Tensor:
     padded = torch.zeros(depth + 2, height + 2, width + 2, device=low.device)
     planes = max(1, SLAB_VOXELS[low.device.type] // (height * width))
     for at in range(0, depth, planes):
-        slab = F.gelu(features[at : at + planes]).reshape(-1, channels)
+        normed = torch.addcmul(shift, features[at : at + planes].float(), scale).to(features.dtype)
+        slab = F.gelu(normed).reshape(-1, channels)
         n = slab.shape[0] // (height * width)
         taps = (kernel @ slab.T).view(3, 3, 3, n, height, width)
         for x in range(3):

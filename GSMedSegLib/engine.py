@@ -172,6 +172,26 @@ class Engine:
         ]
         return torch.stack(rows)
 
+    @torch.inference_mode()
+    def rate(self, embedding: Embedding, logits: Tensor) -> float:
+        """The Dice that the network expects of a mask it gave.
+
+        Args:
+            embedding: the ROI that the mask was decoded from.
+            logits: (D, H, W).
+
+        Returns:
+            0..1.
+
+        Raises:
+            ValueError: the weights have no rater (`shape.rater`).
+        """
+        rater = self.network.point_head.rater
+        if rater is None:
+            raise ValueError("these weights cannot rate a mask: they were trained without a rater")
+        probability = F.avg_pool3d(torch.sigmoid(logits.to(self.device))[None, None], 2)
+        return float(rater(embedding.low, probability.to(embedding.low.dtype)).sigmoid())
+
     def _decode_one(
         self, embedding: Embedding, coords: Tensor, labels: Tensor, prev_logits: Tensor | None
     ) -> Tensor:

@@ -23,36 +23,41 @@ class ChannelNorm(nn.Module):
     PyTorch's own instance norm copies to another layout first. Its group norm of one channel per group does
     not, but sums in float32 and loses three digits where a channel's mean is far from zero: good enough for
     bfloat16, not for float32.
+
+    Args:
+        norm: the layer to compute.
+        in_place: whether its input may be overwritten: nothing else reads it.
     """
 
-    def __init__(self, norm: nn.InstanceNorm3d) -> None:
+    def __init__(self, norm: nn.InstanceNorm3d, in_place: bool = False) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.weight, self.bias, self.eps, self.in_place = norm.weight, norm.bias, norm.eps, in_place
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, D, H, W) over D, H and W."""
-        if x.dtype == torch.float32 and x.device.type == "cpu":
-            return channel_norm(x, self.weight, self.bias, self.eps)
-        return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+        if x.shape[0] != 1:
+            return torch.cat([self(sample) for sample in x.split(1)])
+        scale, shift = (v.view(1, -1, 1, 1, 1) for v in self.scale_and_shift(x))
+        return torch.addcmul(shift, x, scale, out=x if self.in_place else None)
 
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The (C,) factors and terms that normalise one channels-last (1, C, D, H, W) volume, float32.
 
-def channel_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Instance norm of one channels-last (1, C, D, H, W) float32 volume, its sums carried in float64.
-
-    The sums run over chunks that stay in cache: two passes cost less than one through memory.
-    """
-    if x.shape[0] != 1:
-        return torch.cat([channel_norm(sample, weight, bias, eps) for sample in x.split(1)])
-    voxels = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
-    chunks = voxels.split(NORM_CHUNK)
-    mean = sum(chunk.sum(0).double() for chunk in chunks) / voxels.shape[0]
-    center = mean.float()
-    variance = sum((chunk - center).square_().sum(0).double() for chunk in chunks) / voxels.shape[0]
-    scale = (variance + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.double()
-    shift = -mean * scale if bias is None else bias.double() - mean * scale
-    return torch.addcmul(shift.float().view(1, -1, 1, 1, 1), x, scale.float().view(1, -1, 1, 1, 1))
+        The sums run over chunks that stay in cache, and are carried on in float64: two passes cost less than
+        one through memory.
+        """
+        voxels = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+        chunks = voxels.split(NORM_CHUNK)
+        mean = sum(chunk.float().sum(0).double() for chunk in chunks) / voxels.shape[0]
+        center = mean.float()
+        variance = sum((chunk - center).square_().sum(0).double() for chunk in chunks) / voxels.shape[0]
+        scale = (variance + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight.double()
+        shift = -mean * scale if self.bias is None else self.bias.double() - mean * scale
+        return scale.float(), shift.float()
 
 
 class OneDnnConv3d(nn.Module):
@@ -80,8 +85,7 @@ def for_inference(network: Network, precision: torch.dtype) -> Network:
     network.eval().requires_grad_(False)
     head = network.point_head
     parts: list[nn.Module] = [network.image_encoder, head.feat_downsample, head.output_upscaling]
-    if head.mixer is not None:
-        parts.append(head.mixer)
+    parts += [part for part in (head.mixer, head.rater) if part is not None]
     for part in parts:
         part.to(precision)
         part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -94,7 +98,8 @@ def for_inference(network: Network, precision: torch.dtype) -> Network:
 def _replace(module: nn.Module, on_cpu: bool) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.InstanceNorm3d):
-            setattr(module, name, ChannelNorm(child))
+            after_convolution = name == "norm2"  # of a residual block
+            setattr(module, name, ChannelNorm(child, in_place=after_convolution))
         elif on_cpu and isinstance(child, nn.Conv3d):
             setattr(module, name, OneDnnConv3d(child))
         else:

@@ -19,10 +19,10 @@ SUPPORTED_CLASSES = 132
 
 NEAR_SIGMA = 1.5
 WIDE_SIGMA = 6.0
-INTENSITY_SIGMA = 0.15
-"""Widths of the prompt maps: half-resolution voxels for the two distances, scaled intensity for the third."""
+INTENSITY_SIGMAS = (0.15, 0.05)
+"""Widths of the prompt maps: half-resolution voxels for the two distances, scaled intensity for the likeness."""
 
-PROMPT_MAPS = 10
+PROMPT_MAPS = 12
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Shape:
         width: channels of the embedding and of the point head; divisible by 8.
         click_features: whether the feature under a click is added to its token.
         mixer: channels of the prompt mixer per level, from half resolution down; empty for none.
+        rater: whether it foresees how good its masks are.
 
     Raises:
         ValueError: no network has these sizes.
@@ -46,6 +47,7 @@ class Shape:
     width: int = 48
     click_features: bool = False
     mixer: tuple[int, ...] = ()
+    rater: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
@@ -150,18 +152,58 @@ class PromptMixer(nn.Module):
         return logits
 
 
+class Rater(nn.Module):
+    """Foresees the Dice of a mask from the view's embedding: which of several zooms to believe.
+
+    Source: the idea of a predicted overlap per mask is SAM's (Kirillov et al., ICCV 2023).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv3d(width + 2, 48, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv3d(48, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv3d(64, 64, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.to_rating = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+        for layer in (*self.convolutions, self.to_rating[0]):
+            if not isinstance(layer, nn.ReLU):
+                nn.init.kaiming_normal_(cast(Tensor, layer.weight), nonlinearity="relu")
+
+    def forward(self, low: Tensor, probability: Tensor) -> Tensor:
+        """Rate masks.
+
+        Args:
+            low: (R, width, d, h, w) the embedding of each mask's view.
+            probability: (R, 1, d, h, w) of the mask, at half resolution.
+
+        Returns:
+            (R,) logits of the expected Dice.
+        """
+        doubt = 4 * probability * (1 - probability)
+        x = self.convolutions(torch.cat((low, probability, doubt), dim=1))
+        rating: Tensor = self.to_rating(torch.cat((x.mean((2, 3, 4)), x.amax((2, 3, 4))), dim=1))
+        return rating[:, 0]
+
+
 class PointHead(PointMappingSAM):
-    """MONAI's point head, with click features and a prompt mixer where the checkpoint has them."""
+    """MONAI's point head, with click features, a prompt mixer and a rater where the checkpoint has them."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(feature_size=shape.width, n_classes=512, last_supported=SUPPORTED_CLASSES)
         self.click_features: nn.Linear | None = None
         self.mixer: PromptMixer | None = None
+        self.rater: Rater | None = None
         if shape.click_features:
             self.click_features = nn.Linear(shape.width, shape.width, bias=False)
             nn.init.zeros_(self.click_features.weight)
         if shape.mixer:
             self.mixer = PromptMixer(shape.width, shape.mixer)
+        if shape.rater:
+            self.rater = Rater(shape.width)
 
     @property
     def output_convolution(self) -> nn.Conv3d:
@@ -269,7 +311,7 @@ def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
     The maps: a near and a wide Gaussian around foreground clicks, the same around background clicks, the
         previous
     mask (-1..1, 0 without one), the image, and for each kind of click the likeness of every voxel to the
-    voxels clicked, once by intensity and once by the cosine of their features.
+    voxels clicked, by intensity broadly and closely, and by the cosine of their features.
 
     Args:
         low: (B, C, d, h, w) embedding.
@@ -294,13 +336,13 @@ def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
         near = _gaussians(prompts.coords, size, NEAR_SIGMA)
         wide = _gaussians(prompts.coords, size, WIDE_SIGMA)
         difference = image[owner] - features_at(image, prompts)[..., None, None]
-        alike = torch.exp(-0.5 * (difference / INTENSITY_SIGMA) ** 2)
+        alike, twin = (torch.exp(-0.5 * (difference / sigma) ** 2) for sigma in INTENSITY_SIGMAS)
         clicked = features_at(unit, prompts)
         cosine = torch.einsum("rnc,rcs->rns", clicked, unit.flatten(2)[owner]).unflatten(2, size)
         maps = []
         for kind in kinds:
             keep = kind[..., None, None, None]
-            for volume in (near, wide, alike, cosine):
+            for volume in (near, wide, alike, twin, cosine):
                 maps.append((volume * keep).amax(dim=1))
         previous = torch.zeros_like(maps[0])
         if prompts.prev_logits is not None:
@@ -395,6 +437,7 @@ def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
         width=int(tensors[head].shape[1]),
         click_features="point_head.click_features.weight" in tensors,
         mixer=tuple(int(tensors[norm].shape[0]) for norm in norms),
+        rater="point_head.rater.to_rating.0.weight" in tensors,
     )
 
 

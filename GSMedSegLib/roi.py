@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+HISTOGRAM_BINS = 128
+HIGHEST_BIN = 10.0
+"""A bin of the histogram counts at most this many times the mean bin."""
+
+EVENNESS = 0.85
+"""How far intensities are moved from their linear scale to their rank."""
 
 
 def symmetric_padding(shape: Sequence[int], roi: int) -> tuple[tuple[int, int], ...]:
@@ -60,6 +68,16 @@ class View:
     def to_image(self, points_kji: np.ndarray) -> np.ndarray:
         """(N, 3) view positions as image positions."""
         return np.asarray(points_kji, dtype=float) * self.step_kji + self.start_kji
+
+
+def inside_center(
+    center_kji: NDArray[np.float64], step_kji: NDArray[np.float64], size: int, shape: Sequence[int]
+) -> NDArray[np.float64]:
+    """The centre of a view moved so that the view lies inside an image, as far as it is smaller than that."""
+    half = step_kji * size / 2
+    low, high = half - 0.5, np.array(shape) - 0.5 - half
+    inside = np.clip(center_kji, np.minimum(low, high), np.maximum(low, high))
+    return np.where(low < high, inside, (np.array(shape) - 1) / 2)
 
 
 class Pyramid:
@@ -161,9 +179,8 @@ def to_image_grid(volume: Tensor, view: View, box: tuple[slice, slice, slice]) -
 
 
 def view_image(pyramid: Pyramid, view: View) -> Tensor:
-    """What the network is shown: a view's samples scaled by their own 1st and 99th percentile to 0..1.
+    """What the network is shown: a view's samples, their contrast evened out (`even_contrast`).
 
-    Some room is left beyond the percentiles (-1..2), so that small bright structures keep their contrast.
     Samples outside the image are 0; a constant view is all zeros.
 
     Returns:
@@ -171,11 +188,22 @@ def view_image(pyramid: Pyramid, view: View) -> Tensor:
     """
     samples = pyramid.sample(view)
     outside = outside_mask(view, pyramid.shape).to(samples.device)
-    return torch.where(outside, 0.0, scale_to_percentiles(samples, samples[~outside]))
+    return torch.where(outside, 0.0, even_contrast(samples, samples[~outside]))
 
 
-def scale_to_percentiles(samples: Tensor, reference: Tensor) -> Tensor:
-    """Scale so that the reference's 1st and 99th percentile become 0 and 1, clipped to -1..2."""
+def even_contrast(samples: Tensor, reference: Tensor) -> Tensor:
+    """Scale so that the reference's 1st and 99th percentile become 0 and 1, then flatten its histogram.
+
+    In a CT view with air and bone all organs lie within a few per cent of the range; a flatter histogram
+    gives them most of it. Its bins are limited, so that a plain background does not have its noise blown up.
+    Some room is left beyond the percentiles (-1..2), so that small bright structures keep their contrast.
+
+    Args:
+        samples: any shape.
+        reference: the samples that count, such as those inside the image.
+
+    Source: contrast-limited equalisation, Pizer et al., Computer Vision, Graphics, and Image Processing 1987.
+    """
     if reference.numel() == 0:
         return torch.zeros_like(samples)
     some = reference.flatten()[:: max(1, reference.numel() // 32768)]
@@ -184,4 +212,14 @@ def scale_to_percentiles(samples: Tensor, reference: Tensor) -> Tensor:
         low, high = reference.min().item(), reference.max().item()
     if high <= low:
         return torch.zeros_like(samples)
-    return ((samples - low) / (high - low)).clamp(-1, 2)
+    scaled = ((samples - low) / (high - low)).clamp(-1, 2)
+    counts = torch.histc(((some - low) / (high - low)).clamp(0, 1), HISTOGRAM_BINS, 0, 1)
+    heights = counts / counts.mean()
+    for _ in range(4):  # what is cut off a bin goes to all of them
+        heights = heights.clamp(max=HIGHEST_BIN)
+        heights = heights + (1 - heights.mean())
+    ranks = F.pad(heights.cumsum(0) / heights.sum(), (1, 0))
+    at = scaled.clamp(0, 1) * HISTOGRAM_BINS
+    below = at.long().clamp(max=HISTOGRAM_BINS - 1)
+    rank = torch.lerp(ranks[below], ranks[below + 1], at - below)
+    return scaled + torch.where((scaled > 0) & (scaled < 1), EVENNESS * (rank - scaled), 0.0)

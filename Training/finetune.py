@@ -29,7 +29,7 @@ from tqdm import tqdm
 from GSMedSegLib.atomic import atomic_path
 from GSMedSegLib.checkpoint import read_checkpoint, write_safetensors
 from GSMedSegLib.memory import keep_freed_memory
-from GSMedSegLib.network import Network, Prompts, Shape, build_network
+from GSMedSegLib.network import Network, PointHead, Prompts, Shape, build_network
 from Training import clicks
 from Training.config import Config, read_config
 from Training.sampling import Example, Examples
@@ -40,6 +40,9 @@ does."""
 
 SECOND_LOOKS = 0.15
 """How often a mask is fed back without a new click, as when a view is moved to fit the mask."""
+
+RATING_WEIGHT = 0.3
+"""What the rater's loss counts; its gradient ends at the rater."""
 
 FIRST_GUESS = -2.0
 """Logit that a new network gives to every voxel: most are background."""
@@ -118,7 +121,7 @@ def start_network(config: Config) -> Network:
     if not config.mixer:
         raise ValueError("the setting `mixer` is empty; this trainer needs one, see Training/config.py")
     network = Network(
-        Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer)
+        Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer, rater=True)
     ).train()
     if network.point_head.mixer is not None:
         last = network.point_head.mixer.to_logits
@@ -186,6 +189,8 @@ def train_step(
         else:
             coarse = head.mixer.coarse(low, image_low, prompts)
             loss = dice_ce(coarse.float(), coarse_targets)
+        rated = rate(head, low, owner, coarse, coarse_targets)
+        loss = loss + RATING_WEIGHT * rated
     if not torch.isfinite(loss):
         raise RuntimeError(
             "the loss is not finite; lower the learning rate or turn bf16 off, "
@@ -193,8 +198,18 @@ def train_step(
         )
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-    overlap = hard_dice(coarse.detach() > 0, coarse_targets > 0.5)
-    return {"loss": loss.item(), "dice": overlap, "norm": float(norm)}
+    overlap = hard_dice(coarse.detach() > 0, coarse_targets > 0.5).mean()
+    return {"loss": loss.item(), "dice": float(overlap), "rating": float(rated), "norm": float(norm)}
+
+
+def rate(head: PointHead, low: Tensor, owner: Tensor, coarse: Tensor, coarse_targets: Tensor) -> Tensor:
+    """The rater's loss: cross-entropy between the Dice that it expects of the masks and the true one."""
+    if head.rater is None:
+        return coarse.new_zeros(())
+    probability = torch.sigmoid(coarse.detach().float())
+    rating = head.rater(low.detach()[owner], probability.to(low.dtype))
+    truth = hard_dice(probability > 0.5, coarse_targets > 0.5)
+    return F.binary_cross_entropy_with_logits(rating.float(), truth)
 
 
 def first_clicks(rng: np.random.Generator, target: np.ndarray) -> clicks.Clicks:
@@ -229,10 +244,10 @@ def to_prompts(ledger: list[clicks.Clicks], previous: Tensor | None, owner: Tens
     return Prompts(coords.to(owner.device), labels.to(owner.device), previous, owner)
 
 
-def hard_dice(mask: Tensor, truth: Tensor) -> float:
-    """Mean Dice of (R, 1, d, h, w) masks."""
+def hard_dice(mask: Tensor, truth: Tensor) -> Tensor:
+    """(R,) Dice of (R, 1, d, h, w) masks."""
     both, either = (mask & truth).flatten(1).sum(1), mask.flatten(1).sum(1) + truth.flatten(1).sum(1)
-    return float((2 * both / either.clamp(min=1)).mean())
+    return 2 * both / either.clamp(min=1)
 
 
 @torch.no_grad()

@@ -12,20 +12,28 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from GSMedSegLib.roi import Pyramid, View, outside_mask, scale_to_percentiles, view_image
+from GSMedSegLib.roi import Pyramid, View, even_contrast, inside_center, outside_mask
 from GSMedSegLib.volume_io import read_labelmap, read_volume
 from Training import synthetic
 
-MIN_VOXELS = 60
+MIN_VOXELS = 24
 """An object with fewer voxels in a view is not asked for."""
 
 MOST_OF_A_VIEW = 0.95
 """Nor is one that fills more of a view than this."""
 
-FITTING, FILLING = (0.22, 1.1), (1.1, 4.0)
-"""How large the wanted object is, as a share of its view's side. A network that has never seen an object
-larger than its view draws a ball around the click in one; it has to fill the view instead, so that a wider
-one is tried."""
+FITTING, FILLING = (0.1, 1.1), (1.1, 2.0)
+"""How large the wanted object is, as a share of its view's side. A first click is looked at in several zooms:
+in each the network must find the same object, be it small, or larger than the view."""
+
+FITTING_SHARE = 0.85
+"""How often the wanted object fits its view."""
+
+WIDEST = 1.3
+"""A view is at most this many times as wide as its volume's longest side."""
+
+INSIDE_SHARE = 0.8
+"""How often a view is pushed inside its volume, as all are later on."""
 
 LESION_SETS = ("lidc_nodule_shapes", "open_ms_lesions", "soop_stroke_lesions")
 """Label maps that are shapes to paste, not scenes."""
@@ -73,14 +81,17 @@ class LabelledVolume:
         volumes = np.array([np.prod([s.stop - s.start for s in p.box]) for p in several], float) ** 0.5
         piece = several[int(rng.choice(len(several), p=volumes / volumes.sum()))]
         extent_mm = max((s.stop - s.start) * mm for s, mm in zip(piece.box, self.spacing_mm, strict=True))
-        low, high = FITTING if rng.random() < 0.7 else FILLING
+        low, high = FITTING if rng.random() < FITTING_SHARE else FILLING
         share = np.exp(rng.uniform(np.log(low), np.log(high)))
-        step_mm = max(extent_mm / (share * size), 0.35 * float(min(self.spacing_mm)))
+        whole_mm = float((np.array(self.labels.shape) * self.spacing_mm).max())
+        step_mm = max(min(extent_mm / share, WIDEST * whole_mm) / size, 0.35 * float(min(self.spacing_mm)))
         steps = step_mm / self.spacing_mm * np.exp(rng.normal(0, 0.08, 3))
         middle = np.array([(s.start + s.stop - 1) / 2 for s in piece.box])
         reach = np.array([(s.stop - s.start) / 2 for s in piece.box])
         center = middle + rng.uniform(-1, 1, 3) * np.minimum(reach, 0.3 * size * steps)
         center += rng.normal(0, 0.08, 3) * size * steps
+        if rng.random() < INSIDE_SHARE:
+            center = inside_center(center, steps, size, self.labels.shape)
         return View(tuple(center.tolist()), tuple(steps.tolist()), size), piece
 
     def labels_in(self, view: View) -> np.ndarray:
@@ -113,7 +124,7 @@ class Example:
     """A view to train on.
 
     Attributes:
-        image: (S, S, S) float32, scaled by its own percentiles.
+        image: (S, S, S) float32, its contrast evened out.
         targets: (M, S, S, S) bool, the objects to be clicked.
     """
 
@@ -197,7 +208,9 @@ class Examples(IterableDataset[Example]):
         if not masks:
             return None
         image = torch.from_numpy(np.ascontiguousarray(scene.image, dtype=np.float32))
-        return turn(rng, scale_to_percentiles(image, image), torch.from_numpy(np.stack(masks)))
+        outside = torch.from_numpy(scene.outside) if scene.outside is not None else torch.tensor(False)
+        shown = torch.where(outside, 0.0, even_contrast(image, image[~outside.expand(image.shape)]))
+        return turn(rng, shown, torch.from_numpy(np.stack(masks)))
 
     def cut(self, rng: np.random.Generator, volume: LabelledVolume) -> synthetic.Scene:
         """A view of a volume; a label map is painted."""
@@ -205,14 +218,16 @@ class Examples(IterableDataset[Example]):
         labels = volume.labels_in(view)
         if volume.image is None:
             return synthetic.painted_scene(rng, labels, piece.label, self.lesions)
-        image = view_image(volume.image, view).numpy()
+        image = volume.image.sample(view).numpy()
+        outside = outside_mask(view, volume.image.shape).numpy()
         if rng.random() < 0.6:
             image = synthetic.remap(
-                rng, image + rng.uniform(0, 0.08) * rng.standard_normal(image.shape, dtype=np.float32)
+                rng,
+                image + synthetic.contrast(image) * rng.uniform(0, 0.2) * synthetic.white_noise(rng, image),
             )
         if rng.random() < 0.3:
             image = synthetic.scan(rng, image)
-        return synthetic.Scene(image, labels, piece.label)
+        return synthetic.Scene(image, labels, piece.label, outside)
 
 
 def turn(rng: np.random.Generator, image: Tensor, targets: Tensor) -> Example:

@@ -29,11 +29,13 @@ class Scene:
         image: (S, S, S) float32, any range.
         labels: (S, S, S) int32, 0 for nothing.
         main: the label the scene was made around, 0 for any.
+        outside: (S, S, S) bool, samples beyond the volume the scene was cut from; None for none.
     """
 
     image: Array
     labels: Array
     main: int = 0
+    outside: Array | None = None
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: float) -> Array:
@@ -57,18 +59,35 @@ def _stretch(volume: Array, size: int) -> Array:
     return volume
 
 
+def white_noise(rng: np.random.Generator, image: Array) -> Array:
+    """Standard normal noise of an image's shape, float32."""
+    return rng.standard_normal(image.shape, dtype=np.float32)
+
+
+def contrast(image: Array) -> float:
+    """The spread of an image's common intensities: a few very bright or dark parts do not count."""
+    low, high = np.percentile(image[::2, ::2, ::2], (25, 75))
+    std = float(image.std())
+    return float(np.clip((high - low) / 1.35, 0.2 * std, std)) + 1e-6
+
+
 def paint(rng: np.random.Generator, labels: Array, spread: float | None = None) -> Array:
     """Give every label its own random brightness and texture.
 
-    Neighbouring labels sometimes share a brightness, as organs do; textures range from flat to strong.
+    Labels sometimes share a brightness, as organs do, or are far brighter or darker than all others, as bone
+    and air are in CT; textures range from flat to strong.
     """
     values, index = np.unique(labels, return_inverse=True)
     index = index.reshape(labels.shape)
     if spread is None:
         spread = float(rng.choice([0.15, 0.4, 1.0], p=[0.2, 0.3, 0.5]))
-    means = 0.5 + spread * (rng.random(len(values)) - 0.5)
-    if len(values) > 3 and rng.random() < 0.3:
+    steps = rng.permutation(len(values)) + rng.random(len(values))  # spread out: few labels look the same
+    means = 0.5 + spread * (steps / len(values) - 0.5)
+    if len(values) > 3 and rng.random() < 0.1:
         means = np.round(means * 6) / 6
+    if len(values) > 3 and rng.random() < 0.35:  # air, bone, metal
+        extreme = rng.random(len(values)) < 0.2
+        means = means + extreme * spread * rng.uniform(1, 4, len(values)) * rng.choice((-1, 1), len(values))
     stds = 0.1 * spread * rng.random(len(values))
     grain = smooth_noise(rng, labels.shape[0], float(rng.choice([1, 2, 4, 8])))
     return np.asarray(means[index] + stds[index] * grain, np.float32)
@@ -77,7 +96,7 @@ def paint(rng: np.random.Generator, labels: Array, spread: float | None = None) 
 def scan(rng: np.random.Generator, image: Array) -> Array:
     """What a scanner does to a scene: partial volume, thick slices, bias field, noise, gamma, inversion."""
     size = image.shape[0]
-    contrast = float(image.std()) + 1e-6
+    spread = contrast(image)
     if rng.random() < 0.5:
         image = ndimage.gaussian_filter(image, rng.uniform(0.3, 1.2))
     if rng.random() < 0.3:
@@ -86,8 +105,8 @@ def scan(rng: np.random.Generator, image: Array) -> Array:
     if rng.random() < 0.4:
         image = image * np.exp(rng.uniform(0.05, 0.3) * smooth_noise(rng, size, size / 2))
     if rng.random() < 0.7:
-        level = contrast * 10 ** rng.uniform(-1.5, -0.2)
-        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        level = spread * 10 ** rng.uniform(-1.5, -0.5)
+        noise = white_noise(rng, image)
         if rng.random() < 0.4:
             noise = ndimage.gaussian_filter(noise, rng.uniform(0.5, 1.0))
             noise /= noise.std()

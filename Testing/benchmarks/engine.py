@@ -93,9 +93,8 @@ class Ours:
         from GSMedSegLib.memory import keep_freed_memory
         from GSMedSegLib.network import build_network
 
+        self.engine = Engine(build_network(random_weights().state_dict()), "cpu", precision)
         keep_freed_memory()
-        weights = random_weights().state_dict()
-        self.engine = Engine(build_network(weights), "cpu", precision)
 
     def strategy(self, volume: np.ndarray) -> Any:
         from GSMedSegLib.reference import ReferenceStrategy

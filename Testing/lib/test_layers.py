@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from GSMedSegLib import layers
-from GSMedSegLib.layers import ChannelNorm, OneDnnConv3d, channel_norm, for_inference
+from GSMedSegLib.layers import ChannelNorm, OneDnnConv3d, for_inference
 
 
 def volume(*shape, mean=0.0):
@@ -20,6 +20,15 @@ def exact_norm(x, weight=None, bias=None, eps=1e-5):
     """Instance norm in float64."""
     double = [None if t is None else t.double() for t in (weight, bias)]
     return F.instance_norm(x.double(), weight=double[0], bias=double[1], eps=eps)
+
+
+def channel_norm(x, weight, bias, eps, in_place=False):
+    """What `ChannelNorm` makes of these weights, both or none."""
+    norm = torch.nn.InstanceNorm3d(x.shape[1], eps=eps, affine=weight is not None).requires_grad_(False)
+    if weight is not None:
+        norm.weight.copy_(weight)
+        norm.bias.copy_(bias)
+    return ChannelNorm(norm, in_place)(x)
 
 
 def test_norm_of_two_voxels_by_hand():
@@ -40,6 +49,15 @@ def test_norm_equals_instance_norm(batch, affine):
     ours = channel_norm(x, weight, bias, 1e-5)
     assert ours.shape == x.shape
     assert torch.allclose(ours.double(), exact_norm(x, weight, bias), atol=1e-5)
+
+
+def test_norm_in_place_overwrites_its_input():
+    """The same values, in the memory that the input had."""
+    x = volume(1, 4, 5, 6, 7)
+    expected = channel_norm(x.clone(), None, None, 1e-5)
+    got = channel_norm(x, None, None, 1e-5, in_place=True)
+    assert got.data_ptr() == x.data_ptr()
+    assert torch.equal(got, expected)
 
 
 def test_norm_is_exact_far_from_zero():

@@ -11,8 +11,9 @@ from GSMedSegLib.roi import (
     Pyramid,
     View,
     center_window,
+    even_contrast,
+    inside_center,
     outside_mask,
-    scale_to_percentiles,
     symmetric_padding,
     to_image_grid,
     view_box,
@@ -177,20 +178,53 @@ def test_tiny_and_long_images_can_be_seen(shape):
     assert samples.max() <= ramp(*shape).max() * (1 + 1e-6)
 
 
-def test_scaling_by_hand():
-    """Of 0..100 the 1st and 99th percentile are 1 and 99; beyond them there is room, but not without end."""
-    values = torch.arange(101.0)
-    scaled = scale_to_percentiles(torch.tensor([1.0, 99.0, 50.0, 0.0, 1000.0, -1000.0]), values)
-    assert scaled.tolist() == pytest.approx([0, 1, 0.5, -1 / 98, 2, -1])
+def test_contrast_by_hand():
+    """Of 0..100 the 1st and 99th percentile are 1 and 99; beyond them there is room, but not without end.
+
+    All intensities are equally frequent, so evening them out changes next to nothing.
+    """
+    values = torch.arange(10001.0) / 100
+    scaled = even_contrast(torch.tensor([1.0, 99.0, 50.0, 0.0, 1000.0, -1000.0]), values)
+    assert scaled.tolist() == pytest.approx([0, 1, 0.5, -1 / 98, 2, -1], abs=0.01)
+
+
+def test_frequent_intensities_get_the_contrast():
+    """Organs between air and bone: a tenth of the range that holds all but 4 % of the voxels gets most of it."""
+    organs = torch.linspace(0.45, 0.55, 9600)
+    values = torch.cat((torch.zeros(200), organs, torch.ones(200)))
+    low, high = even_contrast(torch.tensor([0.45, 0.55]), values).tolist()
+    assert 0.5 < high - low < 1
+
+
+def test_evening_out_keeps_the_order():
+    """A brighter voxel stays at least as bright, whatever the histogram."""
+    values = torch.randn(20000, generator=torch.Generator().manual_seed(0)) ** 3
+    shown = even_contrast(values.sort().values, values)
+    assert (shown.diff() >= -1e-6).all()
+
+
+def test_a_plain_background_is_not_blown_up():
+    """Nine tenths of the voxels lie within a hundredth of the range: a bin counts ten times the mean at most."""
+    generator = torch.Generator().manual_seed(0)
+    flat = 0.2 + 0.01 * torch.rand(9000, generator=generator)
+    shown = even_contrast(flat, torch.cat((flat, torch.rand(1000, generator=generator))))
+    assert (shown.max() - shown.min()).item() < 0.3
 
 
 def test_scaling_without_contrast():
     """A small bright object on nothing is scaled by its range; a constant view or no view is all zeros."""
     speck = torch.zeros(1000)
     speck[7] = 4
-    assert scale_to_percentiles(speck, speck).max() == 1
-    assert not scale_to_percentiles(torch.full((5,), 3.0), torch.full((5,), 3.0)).any()
-    assert not scale_to_percentiles(torch.ones(5), torch.ones(0)).any()
+    assert even_contrast(speck, speck).max() == 1
+    assert not even_contrast(torch.full((5,), 3.0), torch.full((5,), 3.0)).any()
+    assert not even_contrast(torch.ones(5), torch.ones(0)).any()
+
+
+def test_a_view_is_pushed_inside():
+    """Half a view from the border where the image is wide enough, in its middle where it is not."""
+    step = np.array([1.0, 2.0, 1.0])
+    center = inside_center(np.array([0.0, 90.0, 50.0]), step, 16, (100, 100, 10))
+    assert center.tolist() == [7.5, 83.5, 4.5]
 
 
 def test_the_network_is_shown_zeros_outside():
