@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -32,17 +31,11 @@ COARSER = 1.5
 MOST_LOOKS = 3
 """Views tried for one click after the first, before the last one is taken."""
 
-UNDECIDED_CLICKS = 2
-"""Up to this click the zoom is chosen anew."""
+SHARPNESS = 2.0
+"""What a sharp border weighs beside the Dice that the network expects."""
 
-EVIDENCE = 0.3
-"""What a later click, foreseen or not, weighs in the choice of a zoom."""
-
-CUT_OFF = 0.5
+CUT_OFF = 1.0
 """What it costs an answer's trust to leave its view through all six faces."""
-
-MOST_GLANCES = 48
-"""Answers kept while the zoom is undecided."""
 
 CLICK_LOGIT = 1.0
 """A clicked voxel is at least this sure."""
@@ -72,7 +65,6 @@ class AdaptiveStrategy:
         self._pyramid = Pyramid(torch.zeros(1, 1, 1))
         self._image_key = object()
         self._shape = (1, 1, 1)
-        self._glances: OrderedDict[tuple[View, tuple[Click, ...]], Tensor] = OrderedDict()
 
     def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
         """A foreground click or a box."""
@@ -93,7 +85,6 @@ class AdaptiveStrategy:
             volume = ((volume - low) / (high - low)).clamp(0, 1)
         self._pyramid = Pyramid(volume)
         self._image_key = object()  # an engine may serve several images: a view of one is no view of another
-        self._glances.clear()
 
     def predict(
         self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
@@ -109,7 +100,7 @@ class AdaptiveStrategy:
         if box is not None and not any(c.positive for c in clicks):
             clicks = [_middle(box), *clicks]
         fresh = before is None or before.view is None or not bool((before.logits > 0).any())
-        if fresh or (box is None and self._changes_zoom(clicks)):
+        if fresh:
             view = self._zoom(clicks) if box is None else self._fitting(*_corners(box))
             logits = self._look(view, clicks, None)
             before = None
@@ -124,37 +115,12 @@ class AdaptiveStrategy:
             view, logits = better, self._look(better, clicks, self._paste(before, view, logits))
         return self._obey(replace(self._paste(before, view, logits), view=view), clicks)
 
-    def _changes_zoom(self, clicks: Sequence[Click]) -> bool:
-        """Whether the last click, one of the first few, speaks for another zoom than the clicks before it."""
-        earlier = clicks[:-1]
-        if len(clicks) > UNDECIDED_CLICKS or not any(c.positive for c in earlier):
-            return False
-        return self._zoom(clicks) != self._zoom(earlier)
-
     def _zoom(self, clicks: Sequence[Click]) -> View:
-        """The view, of several zooms around the first foreground click, to be trusted most.
-
-        A zoom is trusted for how its answer looks, and for how well it foresaw the clicks that came after.
-        """
-        first = next(n for n, c in enumerate(clicks) if c.positive)
-        views = self._zooms(clicks[first].kji)
-        scores = []
-        for view in views:
-            score = self._trust(view, self._glance(view, tuple(clicks[: first + 1])))
-            for n in range(first + 1, len(clicks)):
-                foreseen = self._glance(view, tuple(clicks[:n]))
-                score += EVIDENCE * _agreement(view, foreseen, clicks[n])
-            scores.append(score)
-        return views[int(np.argmax(scores))]
-
-    def _glance(self, view: View, clicks: tuple[Click, ...]) -> Tensor:
-        """Logits of a view without a previous mask, kept a while: the next click asks for them again."""
-        key = (view, clicks)
-        if key not in self._glances:
-            self._glances[key] = self._look(view, clicks, None)
-            if len(self._glances) > MOST_GLANCES:
-                self._glances.popitem(last=False)
-        return self._glances[key]
+        """The view, of several zooms around the first foreground click, whose answer is trusted most."""
+        first = next(click for click in clicks if click.positive)
+        views = self._zooms(first.kji)
+        trusts = [self._trust(view, self._look(view, clicks, None)) for view in views]
+        return views[int(np.argmax(trusts))]
 
     def _zooms(self, center_kji: tuple[int, int, int]) -> list[View]:
         """Views around a voxel, each twice as wide as the one before, from the finest to the whole image."""
@@ -183,18 +149,14 @@ class AdaptiveStrategy:
         return self._view((low_kji + high_kji - 1) / 2, step_mm)
 
     def _trust(self, view: View, logits: Tensor) -> float:
-        """How far an answer can be trusted: rated well by the network, and not cut off by its view.
-
-        Without a rater, a sharp border has to do.
-        """
+        """How far an answer can be trusted: a sharp border, not cut off, and a good rating where there is one."""
         mask = logits > 0
         if not bool(mask.any()):
             return -1.0
-        if self.engine.shape.rater:
-            return self.engine.rate(self._embedding(view), logits) - CUT_OFF * self._cut_off(view, mask)
         probability = torch.sigmoid(logits)
         sharp = float((probability > 0.7).sum() / (probability > 0.3).sum())
-        return sharp - CUT_OFF * self._cut_off(view, mask)
+        rating = self.engine.rate(self._embedding(view), logits) if self.engine.shape.rater else 0.0
+        return rating + SHARPNESS * sharp - CUT_OFF * self._cut_off(view, mask)
 
     def _cut_off(self, view: View, mask: Tensor) -> float:
         """Share of the view's faces through which the mask leaves it, not counting the image's own border."""
@@ -316,15 +278,6 @@ def _middle(box: Box) -> Click:
     """A foreground click in the middle of a box."""
     k, j, i = ((a + b) // 2 for a, b in zip(box.min_kji, box.max_kji))
     return Click((k, j, i), True)
-
-
-def _agreement(view: View, logits: Tensor, click: Click) -> float:
-    """-1..1: how surely a view's logits had the click right; outside the view they say background."""
-    k, j, i = np.round(view.to_view(np.array([click.kji]))[0]).astype(int)
-    if not all(0 <= x < view.size for x in (k, j, i)):
-        return -1.0 if click.positive else 0.0
-    probability = float(torch.sigmoid(logits[k, j, i]))
-    return 2 * probability - 1 if click.positive else 1 - 2 * probability
 
 
 def _bounds(mask: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -20,7 +20,7 @@ SUPPORTED_CLASSES = 132
 NEAR_SIGMA = 1.5
 WIDE_SIGMA = 6.0
 INTENSITY_SIGMAS = (0.15, 0.05)
-"""Widths of the prompt maps: half-resolution voxels for the two distances, scaled intensity for the likeness."""
+"""Widths of the prompt maps: half-resolution voxels for the distances, scaled intensity for the likeness."""
 
 PROMPT_MAPS = 12
 

@@ -93,27 +93,27 @@ def test_thick_slices_are_seen_as_they_lie_in_space(see):
 
 
 def test_the_first_look_goes_from_voxels_to_the_whole(see):
-    """Zooms double from one voxel a sample until 60 voxels fit 16 samples: 1, 2, 4."""
+    """Zooms double from half a voxel a sample until 60 voxels fit 16 samples: 1/2, 1, 2, 4."""
     strategy, engine = see(ball((60, 40, 30), (30, 20, 15), 5))
     strategy.predict([Click((30, 20, 15), True)])
-    assert [view.step_kji[0] for view in engine.views[:3]] == [1, 2, 4]
+    assert [view.step_kji[0] for view in engine.views[:4]] == [0.5, 1, 2, 4]
     assert {view.size for view in engine.views} == {ROI}
 
 
 def test_a_small_image_is_seen_whole(see):
-    """An image that fits one view is looked at once, centred, wherever the click."""
+    """The widest look at an image that fits one view is centred, wherever the click."""
     strategy, engine = see(ball((12, 16, 10), (6, 8, 5), 4))
     strategy.predict([Click((3, 8, 5), True)])
-    first = engine.views[0]
+    first = engine.views[1]
     assert first.step_kji == (1, 1, 1)
     assert first.center_kji == pytest.approx((5.5, 7.5, 4.5), abs=0.5)
 
 
 def test_views_stay_inside_a_larger_image(see):
-    """A click in the corner: the finest view is pushed inside, its first sample on the first voxel."""
+    """A click in the corner: a view of one voxel a sample has its first sample on the first voxel."""
     strategy, engine = see(ball((64, 64, 64), (0, 0, 63), 6))
     strategy.predict([Click((0, 0, 63), True)])
-    assert engine.views[0].start_kji == (0, 0, 48)
+    assert engine.views[1].start_kji == (0, 0, 48)
 
 
 def test_a_box_sets_the_first_view(see):

@@ -9,6 +9,7 @@ import torch
 
 from GSMedSegLib import decoder
 from GSMedSegLib.decoder import RunningSoftmax
+from GSMedSegLib.layers import ChannelNorm
 from GSMedSegLib.network import Prompts
 
 
@@ -55,6 +56,7 @@ def both(network, size, coords, labels):
         tokens = low.permute(0, 2, 3, 4, 1).reshape(-1, low.shape[1])
         keys, vector = decoder.transform(head, tokens, position, head.tokens(prompts, low)[0])
         grid = keys.view(*low.shape[-3:], -1).permute(3, 0, 1, 2)[None]
+        head.output_upscaling[1] = ChannelNorm(head.output_upscaling[1])
         fast = decoder.upscale(head, grid, vector)
     return plain, fast
 

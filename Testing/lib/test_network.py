@@ -173,7 +173,7 @@ def test_features_are_read_under_the_click():
 
 
 def test_prompt_maps_by_hand():
-    """Ten maps: near, wide, like in intensity, like in features, for each kind; previous mask; image."""
+    """Near, wide, like in intensity broadly and closely, in features, for each kind; previous mask; image."""
     low = torch.zeros(1, 2, 4, 4, 4)
     low[0, 0] = 1
     low[0, :, 3, 3, 3] = torch.tensor([0.0, 5.0])
@@ -190,16 +190,17 @@ def test_prompt_maps_by_hand():
     assert maps[1, 1, 1, 1].item() == pytest.approx(math.exp(-0.5 * 3 * 0.25**2 / 6**2))
     assert maps[2, 0, 0, 0].item() == pytest.approx(1)
     assert maps[2, 0, 0, 3].item() == pytest.approx(math.exp(-0.5 * (0.3 / 0.15) ** 2))
-    assert maps[3, 0, 0, 0].item() == pytest.approx(1)
-    assert maps[3, 3, 3, 3].item() == pytest.approx(0)
+    assert maps[3, 0, 0, 3].item() == pytest.approx(math.exp(-0.5 * (0.3 / 0.05) ** 2))
+    assert maps[4, 0, 0, 0].item() == pytest.approx(1)
+    assert maps[4, 3, 3, 3].item() == pytest.approx(0)
     # The background click lies in the last voxel, whose features no other voxel shares.
-    assert maps[4].argmax() == 63
-    assert maps[6, 0, 0, 3].item() == pytest.approx(1)
-    assert maps[7, 3, 3, 3].item() == pytest.approx(1)
-    assert maps[7, 0, 0, 0].item() == pytest.approx(0)
-    assert maps[8, :, :, :2].unique().tolist() == pytest.approx([1])
-    assert maps[8, :, :, 2:].unique().tolist() == pytest.approx([-1])
-    assert torch.equal(maps[9], image[0, 0])
+    assert maps[5].argmax() == 63
+    assert maps[7, 0, 0, 3].item() == pytest.approx(1)
+    assert maps[9, 3, 3, 3].item() == pytest.approx(1)
+    assert maps[9, 0, 0, 0].item() == pytest.approx(0)
+    assert maps[10, :, :, :2].unique().tolist() == pytest.approx([1])
+    assert maps[10, :, :, 2:].unique().tolist() == pytest.approx([-1])
+    assert torch.equal(maps[11], image[0, 0])
 
 
 def test_prompt_maps_of_special_classes_are_those_of_ordinary_clicks():
@@ -210,7 +211,7 @@ def test_prompt_maps_of_special_classes_are_those_of_ordinary_clicks():
     special = prompt_maps(low, image, Prompts(coords, torch.tensor([[3, 2]])))
     nothing = prompt_maps(low, image, Prompts(coords, torch.tensor([[-1, -1]])))
     assert torch.equal(ordinary, special)
-    assert not nothing[:, :9].any()
+    assert not nothing[:, :11].any()
 
 
 def test_build_network_is_ready_for_inference(make_monai):
