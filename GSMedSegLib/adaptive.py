@@ -149,7 +149,7 @@ class AdaptiveStrategy:
         return self._view((low_kji + high_kji - 1) / 2, step_mm)
 
     def _trust(self, view: View, logits: Tensor) -> float:
-        """How far an answer can be trusted: a sharp border, not cut off, and a good rating where there is one."""
+        """How far an answer can be trusted: a sharp border, not cut off, and well rated if it is rated."""
         mask = logits > 0
         if not bool(mask.any()):
             return -1.0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from GSMedSegLib.engine import Engine, find_device, find_precision, has_bf16
-from GSMedSegLib.network import Prompts
+from GSMedSegLib.network import Network, Prompts, Shape, build_network
 
 ROI = torch.rand(16, 24, 32, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
@@ -240,3 +240,25 @@ def test_cuda_is_close_to_the_cpu(make_network, make_engine, additions):
     theirs = cpu.decode(cpu.encode(ROI), [[[3, 4, 5]]], [[1]])
     ours = gpu.decode(gpu.encode(ROI), [[[3, 4, 5]]], [[1]]).cpu()
     assert relative_difference(ours, theirs) < 1e-2
+
+
+def test_weights_without_a_rater_cannot_rate(make_network):
+    """Asking them anyway says why."""
+    engine = Engine(make_network(), "cpu")
+    with pytest.raises(ValueError, match="without a rater"):
+        engine.rate(engine.encode(torch.rand(16, 16, 16)), torch.zeros(16, 16, 16))
+
+
+def test_a_rating_is_the_raters_share():
+    """Read back from its own tensors the network still rates: 0..1, as the plain rater, and by the mask."""
+    torch.manual_seed(0)
+    weights = Network(Shape(8, (1, 1, 1), 16, True, (8, 16), rater=True)).state_dict()
+    plain, engine = build_network(weights), Engine(build_network(weights), "cpu")
+    image, logits = torch.rand(16, 16, 16), torch.randn(16, 16, 16)
+    with torch.inference_mode():
+        low, _ = plain.encode(image[None, None])
+        probability = torch.nn.functional.avg_pool3d(logits.sigmoid()[None, None], 2)
+        expected = plain.point_head.rater(low, probability).sigmoid().item()
+    embedding = engine.encode(image)
+    assert engine.rate(embedding, logits) == pytest.approx(expected, abs=1e-5)
+    assert engine.rate(embedding, -100 * torch.ones(16, 16, 16)) != pytest.approx(expected, abs=1e-5)

@@ -204,7 +204,7 @@ def test_evening_out_keeps_the_order():
 
 
 def test_a_plain_background_is_not_blown_up():
-    """Nine tenths of the voxels lie within a hundredth of the range: no bin counts more than ten times the mean."""
+    """Nine tenths of the voxels lie within a hundredth of the range: no bin counts too much."""
     generator = torch.Generator().manual_seed(0)
     flat = 0.2 + 0.01 * torch.rand(9000, generator=generator)
     shown = even_contrast(flat, torch.cat((flat, torch.rand(1000, generator=generator))))
