@@ -199,7 +199,7 @@ def train_step(
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
     overlap = hard_dice(coarse.detach() > 0, coarse_targets > 0.5).mean()
-    return {"loss": loss.item(), "dice": float(overlap), "rating": float(rated), "norm": float(norm)}
+    return {"loss": loss.item(), "dice": float(overlap), "rating": rated.item(), "norm": float(norm)}
 
 
 def rate(head: PointHead, low: Tensor, owner: Tensor, coarse: Tensor, coarse_targets: Tensor) -> Tensor:
