@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from GSMedSegLib.network import Network
 
-NORM_CHUNK = 8192
-"""Voxels that a norm sums at once."""
+NORM_CHUNK = {"cpu": 8192, "cuda": 2**22}
+"""Voxels that a norm sums at once: on a CPU so many that they stay in cache."""
 
 SMALL_CONVOLUTION = 20480
 """PyTorch runs a float32 3D convolution of one ROI with fewer numbers than this (width left out) by a slow
@@ -49,7 +49,7 @@ class ChannelNorm(nn.Module):
         one through memory.
         """
         voxels = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
-        chunks = voxels.split(NORM_CHUNK)
+        chunks = voxels.split(NORM_CHUNK[x.device.type])
         mean = sum(chunk.float().sum(0).double() for chunk in chunks) / voxels.shape[0]
         center = mean.float()
         variance = sum((chunk - center).square_().sum(0).double() for chunk in chunks) / voxels.shape[0]
@@ -98,8 +98,8 @@ def for_inference(network: Network, precision: torch.dtype) -> Network:
 def _replace(module: nn.Module, on_cpu: bool) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.InstanceNorm3d):
-            after_convolution = name == "norm2"  # of a residual block
-            setattr(module, name, ChannelNorm(child, in_place=after_convolution))
+            # A residual block's second norm alone reads its input; the first shares it with the sum.
+            setattr(module, name, ChannelNorm(child, in_place=name == "norm2"))
         elif on_cpu and isinstance(child, nn.Conv3d):
             setattr(module, name, OneDnnConv3d(child))
         else:

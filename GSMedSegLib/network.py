@@ -155,6 +155,8 @@ class PromptMixer(nn.Module):
 class Rater(nn.Module):
     """Foresees the Dice of a mask from the view's embedding: which of several zooms to believe.
 
+    Its layers start by He's rule: by PyTorch's own the signal fades, and the rater learns nothing.
+
     Source: the idea of a predicted overlap per mask is SAM's (Kirillov et al., ICCV 2023).
     """
 
@@ -308,10 +310,9 @@ def features_at(volume: Tensor, prompts: Prompts) -> Tensor:
 def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
     """Dense pictures of the prompts at half resolution.
 
-    The maps: a near and a wide Gaussian around foreground clicks, the same around background clicks, the
-        previous
-    mask (-1..1, 0 without one), the image, and for each kind of click the likeness of every voxel to the
-    voxels clicked, by intensity broadly and closely, and by the cosine of their features.
+    The maps, for foreground clicks and then for background ones: a near and a wide Gaussian around the
+    clicks; the likeness of every voxel to the voxels clicked, by intensity broadly and closely, and by the
+    cosine of their features. Then the previous mask (-1..1, 0 without one) and the image.
 
     Args:
         low: (B, C, d, h, w) embedding.

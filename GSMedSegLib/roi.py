@@ -187,7 +187,16 @@ def view_image(pyramid: Pyramid, view: View) -> Tensor:
         (size, size, size) float32.
     """
     samples = pyramid.sample(view)
-    outside = outside_mask(view, pyramid.shape).to(samples.device)
+    return even_inside(samples, outside_mask(view, pyramid.shape).to(samples.device))
+
+
+def even_inside(samples: Tensor, outside: Tensor) -> Tensor:
+    """Even out the contrast of what lies inside the image; the rest becomes 0.
+
+    Args:
+        samples: (S, S, S).
+        outside: (S, S, S) bool.
+    """
     return torch.where(outside, 0.0, even_contrast(samples, samples[~outside]))
 
 

@@ -1,9 +1,9 @@
 """Train the network: `python -m Training.finetune CONFIG.toml [--key value …]`.
 
 The story: views of volumes and scenes come in; a view is encoded once for all its objects; every object gets
-    a first
-click, then further clicks on what is still wrong, with the mask so far fed back; the loss is taken after the
-last one. Stopped at any time, the same command goes on from the last checkpoint.
+a first click, then further clicks on what is still wrong, with the mask so far fed back; the loss is taken
+after the last one, and the rater learns to foresee that mask's Dice. Stopped at any time, the same command
+goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -190,20 +190,28 @@ def train_step(
             coarse = head.mixer.coarse(low, image_low, prompts)
             loss = dice_ce(coarse.float(), coarse_targets)
         rated = rate(head, low, owner, coarse, coarse_targets)
-        loss = loss + RATING_WEIGHT * rated
-    if not torch.isfinite(loss):
+    total = loss + RATING_WEIGHT * rated
+    if not torch.isfinite(total):
         raise RuntimeError(
             "the loss is not finite; lower the learning rate or turn bf16 off, "
             "then start again: the last checkpoint is still sound"
         )
-    loss.backward()
+    total.backward()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
     overlap = hard_dice(coarse.detach() > 0, coarse_targets > 0.5).mean()
     return {"loss": loss.item(), "dice": float(overlap), "rating": rated.item(), "norm": float(norm)}
 
 
 def rate(head: PointHead, low: Tensor, owner: Tensor, coarse: Tensor, coarse_targets: Tensor) -> Tensor:
-    """The rater's loss: cross-entropy between the Dice that it expects of the masks and the true one."""
+    """The rater's loss: cross-entropy between the Dice that it expects of the masks and the true one.
+
+    Args:
+        head: the point head; without a rater the loss is 0.
+        low: (B, C, d, h, w) embeddings.
+        owner: (R,) the embedding of each mask.
+        coarse: (R, 1, d, h, w) logits.
+        coarse_targets: (R, 1, d, h, w) share of each voxel that is the object.
+    """
     if head.rater is None:
         return coarse.new_zeros(())
     probability = torch.sigmoid(coarse.detach().float())

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from GSMedSegLib.roi import Pyramid, View, even_contrast, inside_center, outside_mask
+from GSMedSegLib.roi import Pyramid, View, even_inside, inside_center, outside_mask
 from GSMedSegLib.volume_io import read_labelmap, read_volume
 from Training import synthetic
 
@@ -208,8 +208,8 @@ class Examples(IterableDataset[Example]):
         if not masks:
             return None
         image = torch.from_numpy(np.ascontiguousarray(scene.image, dtype=np.float32))
-        outside = torch.from_numpy(scene.outside) if scene.outside is not None else torch.tensor(False)
-        shown = torch.where(outside, 0.0, even_contrast(image, image[~outside.expand(image.shape)]))
+        outside = np.zeros(image.shape, bool) if scene.outside is None else scene.outside
+        shown = even_inside(image, torch.from_numpy(outside))
         return turn(rng, shown, torch.from_numpy(np.stack(masks)))
 
     def cut(self, rng: np.random.Generator, volume: LabelledVolume) -> synthetic.Scene:

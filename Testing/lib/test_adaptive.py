@@ -100,6 +100,19 @@ def test_the_first_look_goes_from_voxels_to_the_whole(see):
     assert {view.size for view in engine.views} == {ROI}
 
 
+def test_the_zoom_that_is_rated_best_is_taken(see):
+    """Answers alike in all else: with a rater the view it prefers is chosen, whichever it is."""
+    for wanted in (0.5, 1.0, 2.0):
+        strategy, engine = see(ball((32, 32, 32), (16, 16, 16), 3))
+        engine.shape = Shape(8, (1, 1, 1), 16, rater=True)
+        engine.decode = lambda *_: torch.where(torch.arange(ROI**3) == 0, 9.0, -9.0).view(1, ROI, ROI, ROI)
+        embeddings = {}
+        engine.encode = lambda roi, key, kept=embeddings: kept.setdefault(key, key[-1])
+        engine.rate = lambda view, logits, wanted=wanted: float(view.step_kji[0] == wanted)
+        strategy._cut_off = lambda view, mask: 0.0
+        assert strategy._zoom([Click((16, 16, 16), True)]).step_kji[0] == wanted
+
+
 def test_a_small_image_is_seen_whole(see):
     """The widest look at an image that fits one view is centred, wherever the click."""
     strategy, engine = see(ball((12, 16, 10), (6, 8, 5), 4))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.apps.vista3d.inferer import _get_window_idx_c, _pad_previous_mask
 
+from GSMedSegLib import roi
 from GSMedSegLib.roi import (
     Pyramid,
     View,
@@ -178,14 +179,22 @@ def test_tiny_and_long_images_can_be_seen(shape):
     assert samples.max() <= ramp(*shape).max() * (1 + 1e-6)
 
 
-def test_contrast_by_hand():
-    """Of 0..100 the 1st and 99th percentile are 1 and 99; beyond them there is room, but not without end.
-
-    All intensities are equally frequent, so evening them out changes next to nothing.
-    """
-    values = torch.arange(10001.0) / 100
+def test_scaling_by_hand(monkeypatch):
+    """Of 0..100 the 1st and 99th percentile are 1 and 99; beyond them there is room, but not without end."""
+    monkeypatch.setattr(roi, "EVENNESS", 0.0)
+    values = torch.arange(101.0)
     scaled = even_contrast(torch.tensor([1.0, 99.0, 50.0, 0.0, 1000.0, -1000.0]), values)
-    assert scaled.tolist() == pytest.approx([0, 1, 0.5, -1 / 98, 2, -1], abs=0.01)
+    assert scaled.tolist() == pytest.approx([0, 1, 0.5, -1 / 98, 2, -1])
+
+
+def test_evening_out_by_hand(monkeypatch):
+    """Four bins with 5, 1, 1 and 1 of eight voxels: wholly evened out, the first takes 5 / 8 of the range."""
+    monkeypatch.setattr(roi, "EVENNESS", 1.0)
+    monkeypatch.setattr(roi, "HISTOGRAM_BINS", 4)
+    monkeypatch.setattr(torch, "quantile", lambda *_: torch.tensor([0.0, 1.0]))
+    values = torch.tensor([0.0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.6, 1.0])
+    shown = even_contrast(torch.tensor([0.0, 0.125, 0.25, 0.5, 0.75, 1.0]), values)
+    assert shown.tolist() == pytest.approx([0, 5 / 16, 5 / 8, 6 / 8, 7 / 8, 1])
 
 
 def test_frequent_intensities_get_the_contrast():
