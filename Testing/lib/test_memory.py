@@ -37,9 +37,9 @@ def test_linux_without_glibc(monkeypatch, library):
     assert keep_freed_memory() is False
 
 
-@pytest.mark.parametrize("refused", [None, -1, -2, -4])
+@pytest.mark.parametrize("refused", [None, -1, -2, -3])
 def test_all_three_settings_must_take(monkeypatch, refused):
-    """The answer tells whether the allocator took the trim threshold, the top pad and the mmap limit."""
+    """The answer tells whether the allocator took the trim threshold, the top pad and the mmap threshold."""
     asked = {}
 
     class Glibc:
@@ -52,7 +52,7 @@ def test_all_three_settings_must_take(monkeypatch, refused):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc)
     assert keep_freed_memory() is (refused is None)
     if refused is None:
-        assert asked == {-1: -1, -2: 64 * 2**20, -4: 0}
+        assert asked == {-1: -1, -2: 64 * 2**20, -3: 32 * 2**20}
 
 
 def test_a_process_goes_on_with_it():
