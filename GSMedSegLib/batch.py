@@ -75,7 +75,8 @@ def segment_case(predictor: Predictor, case: Case) -> LabelArray:
         if box is not None:
             predictor.set_box(name, box)
         for click in clicks[index] if clicks else ():
-            predictor.add_click(name, click.kji, click.positive)
+            if click is not None:
+                predictor.add_click(name, click.kji, click.positive)
     return predictor.labels()
 
 

@@ -1,7 +1,8 @@
 """Challenge cases: NumPy archives of an image, its spacing, and the boxes and clicks of every class.
 
 Keys: `imgs` (K, J, I) uint8, `spacing` 3 numbers in mm, optionally `gts` and `prev_pred` (K, J, I) labels,
-`boxes` and `clicks` object arrays of one dict a class, in class order. The result of a prediction is `segs`,
+`boxes` and `clicks` object arrays of one dict a class, in class order, and `clicks_order`, which tells the
+order of a class's foreground and background clicks. The result of a prediction is `segs`,
 in a file of the same name.
 """
 
@@ -29,6 +30,9 @@ from GSMedSegLib.labels import LabelArray, as_labels
 from GSMedSegLib.plain_pickle import load_plain
 from GSMedSegLib.prompts import Box, Click
 
+KINDS = ("fg", "bg")
+"""What the file calls foreground and background clicks."""
+
 MAX_GB = 8.0
 """What the arrays of one case may unpack to, by default: far above any case, far below a zip bomb."""
 _MAX_PICKLE_BYTES = 1 << 24
@@ -46,7 +50,8 @@ class Case:
         spacing_mm: of axes 0, 1, 2, as the file gives them.
         truth: (K, J, I) unsigned labels, 0 for background; None where the file has none.
         boxes: a Box (or None) per class; None where the file has none.
-        clicks: the clicks of each class, positive ones first; None where the file has none.
+        clicks: the clicks of each class in the order they were made, None for a round in which the class
+            needed none; None where the file has none.
         prev_pred: (K, J, I) unsigned labels of the round before; None where the file has none.
 
     Raises:
@@ -59,7 +64,7 @@ class Case:
     spacing_mm: tuple[float, float, float]
     truth: LabelArray | None = None
     boxes: tuple[Box | None, ...] | None = None
-    clicks: tuple[tuple[Click, ...], ...] | None = None
+    clicks: tuple[tuple[Click | None, ...], ...] | None = None
     prev_pred: LabelArray | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +83,7 @@ class Case:
                 f"boxes and clicks must be for the same classes, got {len(self.boxes)} and {len(self.clicks)}"
             )
         corners = [corner for box in self.boxes or () if box for corner in (box.min_kji, box.max_kji)]
-        voxels = [click.kji for clicks in self.clicks or () for click in clicks]
+        voxels = [click.kji for clicks in self.clicks or () for click in clicks if click]
         for key, kji in (("boxes", corners), ("clicks", voxels)):
             try:
                 check_inside(kji, self.image.shape)
@@ -111,7 +116,7 @@ def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB) -> Case:
             spacing_mm=(k_mm, j_mm, i_mm),
             truth=archive.labels("gts") if "gts" in archive else None,
             boxes=None if boxes is None else tuple(_read_box(entry) for entry in boxes),
-            clicks=None if clicks is None else tuple(_read_clicks(entry) for entry in clicks),
+            clicks=None if clicks is None else _read_clicks(clicks, archive.nested("clicks_order")),
             prev_pred=archive.labels("prev_pred") if "prev_pred" in archive else None,
         )
 
@@ -160,6 +165,7 @@ def write_case(path: str | os.PathLike[str], case: Case) -> None:
         arrays["boxes"] = _objects([None if box is None else _box_entry(box) for box in case.boxes])
     if case.clicks is not None:
         arrays["clicks"] = _objects([_clicks_entry(clicks) for clicks in case.clicks])
+        arrays["clicks_order"] = _order_array(case.clicks)
     if case.prev_pred is not None:
         arrays["prev_pred"] = case.prev_pred
     _write(path, arrays)
@@ -209,6 +215,14 @@ class _Archive:
                 return load_plain(stream.read())
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
+
+    def nested(self, key: str) -> list[Any] | None:
+        """The rows of a 2D array of strings or objects, or of an array of lists; None where there is none."""
+        if key not in self:
+            return None
+        with self._archive.open(self._member(key)) as stream:
+            _, dtype = _read_header(stream)
+        return self.objects(key) if dtype.hasobject else self.array(key).tolist()
 
     def _member(self, key: str) -> zipfile.ZipInfo:
         if key not in self:
@@ -280,24 +294,49 @@ def _box_entry(box: Box) -> dict[str, int]:
     return {**entry, "z_mid_x_min": i, "z_mid_y_min": j, "z_mid_x_max": i_max, "z_mid_y_max": j_max}
 
 
-def _read_clicks(entry: Any) -> tuple[Click, ...]:
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("fg", "bg")):
+def _read_clicks(entries: list[Any], order: list[Any] | None) -> tuple[tuple[Click | None, ...], ...]:
+    """The clicks of all classes, by `clicks_order` where the file has it, else positive ones first."""
+    if order is not None and len(order) != len(entries):
+        raise ValueError(f"clicks_order must have a row for each of {len(entries)} classes, got {len(order)}")
+    rows = [_read_class(entry) for entry in entries]
+    if order is None:
+        return tuple((*row["fg"], *row["bg"]) for row in rows)
+    return tuple(_in_order(row, kinds) for row, kinds in zip(rows, order))
+
+
+def _read_class(entry: Any) -> dict[str, list[Click]]:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in KINDS):
         raise ValueError(f"clicks must be dicts with lists fg and bg, got {entry!r:.200}")
-    clicks = []
-    for key in ("fg", "bg"):
+    clicks: dict[str, list[Click]] = {"fg": [], "bg": []}
+    for key, several in clicks.items():
         for kji in entry[key]:
             if not isinstance(kji, (list, tuple)) or len(kji) != 3:
                 raise ValueError(f"a click must be three array indices, got {kji!r:.200}")
             k, j, i = map(_whole, kji)
-            clicks.append(Click((k, j, i), positive=key == "fg"))
-    return tuple(clicks)
+            several.append(Click((k, j, i), positive=key == "fg"))
+    return clicks
 
 
-def _clicks_entry(clicks: tuple[Click, ...]) -> dict[str, list[list[int]]]:
-    return {
-        key: [list(click.kji) for click in clicks if click.positive is positive]
-        for key, positive in (("fg", True), ("bg", False))
-    }
+def _in_order(clicks: dict[str, list[Click]], kinds: Any) -> tuple[Click | None, ...]:
+    known = isinstance(kinds, list) and all(kind in (*KINDS, None) for kind in kinds)
+    if not known or [kinds.count(key) for key in KINDS] != [len(clicks[key]) for key in KINDS]:
+        counts = " and ".join(f"{len(clicks[key])} {key}" for key in KINDS)
+        raise ValueError(f"clicks_order must list the {counts} clicks of its class, got {kinds!r:.200}")
+    left = {key: iter(several) for key, several in clicks.items()}
+    return tuple(next(left[kind]) if kind in KINDS else None for kind in kinds)
+
+
+def _clicks_entry(clicks: tuple[Click | None, ...]) -> dict[str, list[list[int]]]:
+    return {key: [list(c.kji) for c in clicks if c and c.positive is (key == "fg")] for key in KINDS}
+
+
+def _order_array(clicks: tuple[tuple[Click | None, ...], ...]) -> NDArray[Any]:
+    """(classes, rounds) where every class has as many rounds, as in the challenge; else an array of lists."""
+    rows: list[list[str | None]] = [
+        [None if click is None else KINDS[not click.positive] for click in row] for row in clicks
+    ]
+    even = {len(row) for row in rows}
+    return np.array(rows, dtype=object) if len(even) == 1 and even != {0} else _objects(rows)
 
 
 def _whole(value: Any) -> int:

@@ -30,7 +30,7 @@ _DAMAGE = (
 
 
 def load_plain(data: bytes) -> list[Any]:
-    """The elements of a pickled 1D object array.
+    """The elements of a pickled object array; those of a 2D one are its rows, as lists.
 
     Args:
         data: what NumPy writes behind the header of an object array (pickle protocols 3 and 4).
@@ -93,6 +93,9 @@ class _Array(list[Any]):
             self.extend(dtype.decode(data).reshape(shape, order="F" if is_fortran else "C").tolist())
         elif type(data) is list and shape == (len(data),):
             self.extend(data)
+        elif type(data) is list and len(shape) == 2 and min(shape) > 0 and shape[0] * shape[1] == len(data):
+            # NumPy lists objects row by row, however they lie in memory.
+            self.extend(data[n : n + shape[1]] for n in range(0, len(data), shape[1]))
         else:
             raise ValueError(f"object array of shape {shape}")
 

@@ -116,7 +116,16 @@ def test_what_we_write_numpy_and_we_read(path: Path) -> None:
     assert again.boxes == (Box((0, 1, 2), (3, 4, 5), mid_k=1), None)
     np.testing.assert_array_equal(again.image, IMAGE)
     with np.load(path, allow_pickle=True) as theirs:
-        assert sorted(theirs) == ["boxes", "clicks", "gts", "imgs", "prev_pred", "spacing"]
+        assert sorted(theirs) == [
+            "boxes",
+            "clicks",
+            "clicks_order",
+            "gts",
+            "imgs",
+            "prev_pred",
+            "spacing",
+        ]
+        assert theirs["clicks_order"].tolist() == [["fg", "fg", "bg"], ["bg"]]
         assert theirs["boxes"][0] == BOX
         assert theirs["clicks"][0] == CLICKS
         np.testing.assert_array_equal(theirs["gts"], TRUTH)
@@ -127,6 +136,64 @@ def test_one_class_keeps_its_dict(path: Path) -> None:
     write_case(path, Case("one", IMAGE, (1, 1, 1), clicks=(WRITTEN,), boxes=(Box((0, 0, 0), (1, 1, 1)),)))
     with np.load(path, allow_pickle=True) as theirs:
         assert theirs["clicks"].shape == theirs["boxes"].shape == (1,)
+
+
+A, B, C = Click((0, 0, 0), True), Click((1, 1, 1), False), Click((2, 2, 2), True)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(A, B, C), (B, None, C)],
+        [(B, A, C), (A, C, B)],
+        [(None, None), (A, B)],
+        [(A,)],
+        [(None,)],
+        [(), ()],
+        [(A, B), (C,)],
+    ],
+    ids=["a round without a click", "strings only", "a perfect class", "one", "none", "no rounds", "uneven"],
+)
+def test_the_order_of_clicks_survives(rows: list[tuple[Click | None, ...]], path: Path) -> None:
+    write_case(path, Case("order", IMAGE, (1, 1, 1), clicks=tuple(rows)))
+    assert read_case(path).clicks == tuple(rows)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ([["bg", "fg", "fg"]], (B, A, C)),
+        ([["fg", None, "bg", "fg"]], (A, None, B, C)),
+    ],
+)
+def test_the_order_as_the_challenge_writes_it(order: list[Any], expected: Any, path: Path) -> None:
+    """NumPy makes a 2D array of it: of strings where every round had a click, else of objects."""
+    official(path, clicks=[{"fg": [[0, 0, 0], [2, 2, 2]], "bg": [[1, 1, 1]]}], clicks_order=order)
+    assert read_case(path).clicks == (expected,)
+
+
+def test_an_order_in_columns(path: Path) -> None:
+    """An array stored column by column says the same."""
+    clicks = objects({"fg": [[0, 0, 0]], "bg": [[1, 1, 1]]}, {"fg": [[2, 2, 2]], "bg": []})
+    order = np.asfortranarray(np.array([["bg", "fg"], [None, "fg"]], dtype=object))
+    official(path, clicks=clicks, clicks_order=order)
+    assert read_case(path).clicks == ((B, A), (None, C))
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([["fg", "fg"], ["fg", "fg"]], "a row for each of 1 classes, got 2"),
+        ([["fg", "bg"]], "list the 2 fg and 0 bg clicks"),
+        ([["fg", "fg", "x"]], "list the 2 fg and 0 bg clicks"),
+        ([1, 2], "a row for each of 1 classes, got 2"),
+        ([3], "list the 2 fg and 0 bg clicks"),
+    ],
+)
+def test_an_order_that_does_not_fit_is_explained(order: list[Any], message: str, path: Path) -> None:
+    official(path, clicks=[{"fg": [[0, 0, 0], [2, 2, 2]], "bg": []}], clicks_order=order)
+    with pytest.raises(ValueError, match=message):
+        read_case(path)
 
 
 @pytest.mark.parametrize(

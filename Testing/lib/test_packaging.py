@@ -30,7 +30,8 @@ LAYERS = """
     layers decoder engine
     segment reference adaptive
     predictor
-    picture evaluation demo batch
+    picture challenge case_source evaluation demo batch
+    peers container report
     console prompt_arguments weights_command cli
 """
 
