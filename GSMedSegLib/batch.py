@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from GSMedSegLib.labels import LabelArray
-from GSMedSegLib.npz import Case, read_case, write_segs
-from GSMedSegLib.predictor import Predictor
+from GSMedSegLib.case_segmenter import prompts_of
+from GSMedSegLib.challenge import Segmenter
+from GSMedSegLib.npz import read_case, write_segs
 from GSMedSegLib.volume_io import write_labelmap
 
 SUFFIX = ".npz"
@@ -26,6 +26,7 @@ class Outcome:
         classes: how many the case has; 0 when it failed.
         empty: numbers of the classes (from 1) that came out without a voxel.
         unclicked: those of them that had no foreground click.
+        warnings: what the segmenter had to say.
         error: why there is no result; None when it is written.
     """
 
@@ -33,6 +34,7 @@ class Outcome:
     classes: int = 0
     empty: tuple[int, ...] = ()
     unclicked: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
     error: Exception | None = None
 
 
@@ -51,37 +53,8 @@ def find_cases(folder: str | os.PathLike[str]) -> list[Path]:
     return cases
 
 
-def segment_case(predictor: Predictor, case: Case) -> LabelArray:
-    """Segments the classes of a case from its clicks, in class order.
-
-    A class with nothing to start from stays empty: no click is made up. `prev_pred` is not needed:
-    the case has the earlier clicks too.
-
-    Returns:
-        (K, J, I) labels, class c as c.
-
-    Raises:
-        ValueError: the case has neither clicks nor boxes, or a constant image.
-    """
-    clicks, boxes = case.clicks or (), case.boxes or ()
-    if not clicks and not boxes:
-        raise ValueError("the case has neither clicks nor boxes, so nothing says what to segment")
-    k_mm, j_mm, i_mm = case.spacing_mm
-    predictor.set_image(case.image, np.diag([i_mm, j_mm, k_mm, 1.0]))
-    for index in range(max(len(clicks), len(boxes))):
-        name = str(index + 1)
-        predictor.add_object(name)
-        box = boxes[index] if boxes else None
-        if box is not None:
-            predictor.set_box(name, box)
-        for click in clicks[index] if clicks else ():
-            if click is not None:
-                predictor.add_click(name, click.kji, click.positive)
-    return predictor.labels()
-
-
-def predict_folder(
-    predictor: Predictor,
+def predict_cases(
+    segmenter: Segmenter,
     cases: Sequence[Path],
     output: Path,
     *,
@@ -91,7 +64,7 @@ def predict_folder(
     """Segments cases and writes `segs` to a file of the same name each.
 
     Args:
-        predictor: any image it has is forgotten.
+        segmenter: answers them; what it has in an attribute `warnings` goes into the outcome.
         cases: the .npz files.
         output: an existing folder other than that of the cases.
         save_nifti: write CASE.nii.gz too: NIfTI axes 0, 1, 2 are the array's axes 0, 1, 2, as in the seed
@@ -106,7 +79,7 @@ def predict_folder(
         name = path.name.removesuffix(SUFFIX)
         try:
             case = read_case(path)
-            labels = segment_case(predictor, case)
+            labels = segmenter.segment(case)
             write_segs(output / path.name, labels)
             if save_nifti:
                 write_labelmap(
@@ -115,14 +88,13 @@ def predict_folder(
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             yield Outcome(name, error=error)
             continue
-        numbers = range(1, len(predictor.objects) + 1)
+        prompts = prompts_of(case)
         present = set(np.unique(labels).tolist())
-        ledger = predictor.ledger
+        empty = [n for n in range(1, len(prompts) + 1) if n not in present]
         yield Outcome(
             name,
-            classes=len(numbers),
-            empty=tuple(n for n in numbers if n not in present),
-            unclicked=tuple(
-                n for n in numbers if n not in present and not any(c.positive for c in ledger.clicks(str(n)))
-            ),
+            classes=len(prompts),
+            empty=tuple(empty),
+            unclicked=tuple(n for n in empty if not any(click.positive for click in prompts[n - 1][0])),
+            warnings=getattr(segmenter, "warnings", ()),
         )

@@ -1,4 +1,4 @@
-"""The command line: `gsmedseg segment | predict | weights | demo`.
+"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | demo`.
 
 A thin shell: it reads arguments, checks where results go before anything is computed, and says in one line
 what went wrong. What is slow to import is imported by the command that needs it.
@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from GSMedSegLib import __version__
+from GSMedSegLib.cases_command import add_make_cases
 from GSMedSegLib.console import FAILED, Parser, command, reason, say, tell
+from GSMedSegLib.engine_options import add_engine_options, load_predictor
+from GSMedSegLib.evaluate_command import add_evaluate
+from GSMedSegLib.predict_command import add_predict
 from GSMedSegLib.weights_command import add_weights
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from GSMedSegLib.batch import Outcome
     from GSMedSegLib.predictor import Predictor
 
 INTERRUPTED = 130
@@ -71,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gsmedseg {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_segment(commands)
-    _add_predict(commands)
+    add_predict(commands)
+    add_evaluate(commands)
+    add_make_cases(commands)
     add_weights(commands)
     demo = command(commands, "demo", _demo, "make an image, segment it from clicks and draw what came out")
     demo.add_argument(
@@ -82,42 +87,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write (default: %(default)s)",
     )
     return parser
-
-
-def _add_engine_options(parser: argparse.ArgumentParser, strategy: str, precision: str) -> None:
-    add = parser.add_argument_group("engine").add_argument
-    add(
-        "--weights",
-        default="compact",
-        metavar="NAME|FILE",
-        help="see gsmedseg weights list (default: %(default)s)",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    add(
-        "--precision",
-        default=precision,
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="(default: %(default)s)",
-    )
-    add(
-        "--strategy",
-        default=strategy,
-        choices=("adaptive", "reference"),
-        help="views that follow the object, or the windows of GS_MedSegFM (default: %(default)s)",
-    )
-    add(
-        "--roi",
-        type=int,
-        metavar="N",
-        help="voxels per side that the network sees at once (default: as trained)",
-    )
-
-
-def _load_predictor(options: argparse.Namespace) -> Predictor:
-    from GSMedSegLib.predictor import Predictor, load_engine
-
-    engine = load_engine(options.weights, options.device, options.precision)
-    return Predictor(engine, options.strategy, options.roi)
 
 
 # gsmedseg segment
@@ -159,7 +128,7 @@ def _add_segment(commands: Any) -> None:
         metavar="LEDGER.json",
         help="write all clicks, to be given to --clicks again",
     )
-    _add_engine_options(parser, strategy="adaptive", precision="auto")
+    add_engine_options(parser, strategy="adaptive", precision="auto")
 
 
 def _segment(options: argparse.Namespace) -> int:
@@ -185,7 +154,7 @@ def _segment(options: argparse.Namespace) -> int:
         ledger.check_image(volume.shape, volume.ijk_to_ras)
     add_prompts(ledger, options.prompts or [], volume.ijk_to_ras, options.ras)
 
-    predictor = _load_predictor(options)
+    predictor = load_predictor(options)
     predictor.set_image(volume.array, volume.ijk_to_ras, ledger)
     with tqdm(unit="click", desc="segmenting", file=sys.stderr, disable=None) as bar:
         labels = predictor.labels(lambda done, total: tell(bar, done, total))
@@ -211,73 +180,6 @@ def _print_objects(
             clicked = any(click.positive for click in predictor.ledger.clicks(name))
             advice = "click nearer to its middle, or add clicks" if clicked else "it has no foreground click"
             say(f"warning: object {name!r} came out empty; {advice}")
-
-
-# gsmedseg predict
-
-
-def _add_predict(commands: Any) -> None:
-    parser = command(
-        commands,
-        "predict",
-        _predict,
-        "segment all challenge cases (.npz) of a folder from the clicks in them",
-    )
-    parser.add_argument("input", type=Path, metavar="INPUT_DIR", help="folder with the cases")
-    parser.add_argument(
-        "output",
-        type=Path,
-        metavar="OUTPUT_DIR",
-        help="gets a file with segs, of the same name, for every case",
-    )
-    parser.add_argument("--save-nifti", action="store_true", help="write CASE.nii.gz too")
-    _add_engine_options(parser, strategy="reference", precision="fp32")
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from GSMedSegLib.atomic import check_target
-    from GSMedSegLib.batch import find_cases, predict_folder
-
-    cases = find_cases(options.input)
-    options.output.mkdir(parents=True, exist_ok=True)
-    if options.output.samefile(options.input):
-        raise ValueError(
-            f"{options.output} holds the cases, which the results would replace; choose another OUTPUT_DIR"
-        )
-    check_target(options.output / cases[0].name)
-    predictor = _load_predictor(options)
-    failed: list[Outcome] = []
-    with tqdm(total=len(cases), unit="case", file=sys.stderr, disable=None) as bar:
-        outcomes = predict_folder(
-            predictor,
-            cases,
-            options.output,
-            save_nifti=options.save_nifti,
-            started=lambda path: bar.set_postfix_str(path.name),
-        )
-        for outcome in outcomes:
-            if outcome.error is None:
-                bar.write(
-                    f"{outcome.name}: {outcome.classes} {'class' if outcome.classes == 1 else 'classes'}",
-                    file=sys.stdout,
-                )
-            else:
-                failed.append(outcome)
-                bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}", file=sys.stderr)
-            for number in outcome.empty:
-                why = (
-                    "has no foreground click and stays empty"
-                    if number in outcome.unclicked
-                    else "came out empty"
-                )
-                bar.write(f"gsmedseg: warning: {outcome.name}: class {number} {why}", file=sys.stderr)
-            bar.update()
-    if not failed:
-        return 0
-    say(f"error: {len(failed)} of {len(cases)} cases failed: {', '.join(outcome.name for outcome in failed)}")
-    return FAILED
 
 
 # gsmedseg demo

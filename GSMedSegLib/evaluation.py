@@ -1,44 +1,156 @@
-"""The challenge's corrector at work: clicks placed on what is wrong, and the score after each."""
+"""Many cases evaluated, one after the other: what is done is kept, and one that fails stops no other."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from GSMedSegLib.metrics import dice
-from GSMedSegLib.predictor import Predictor
-from GSMedSegLib.simulation import next_click
+from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.case_source import CaseSource
+from GSMedSegLib.challenge import CLICK_ROUNDS, CaseResult, Played, Round, Segmenter, failed_case, play
+from GSMedSegLib.npz import write_segs
 
-ROUNDS = 5
-"""Clicks per object in the challenge."""
+SETTINGS = "settings.json"
+"""In the evaluation's folder: what the results were made with."""
 
 
-def dice_per_click(
-    predictor: Predictor, object_name: str, truth: NDArray[np.bool_], rounds: int = ROUNDS
-) -> list[float]:
-    """Segment one object with simulated clicks: the first in its middle, then in that of the largest error.
+class ResultStore:
+    """The results of an evaluation in its folder: `cases/NAME.json`, with `cases/NAME.png` beside it.
 
     Args:
-        predictor: has the image; the object is added to it.
-        object_name: a new name.
-        truth: (K, J, I), not empty.
-        rounds: clicks to place. A perfect mask gets no more clicks and keeps its score.
-
-    Returns:
-        Dice after each click.
+        folder: of the evaluation; made where it does not exist yet.
+        settings: what decides on the results, such as engine and weights.
 
     Raises:
-        ValueError: an empty truth, or a name that is taken.
+        ValueError: the folder has results made with other settings.
+        OSError: the folder cannot be written to.
     """
-    if not truth.any():
-        raise ValueError(f"the truth of object {object_name!r} is empty; there is nothing to click on")
-    predictor.add_object(object_name)
-    mask = np.zeros_like(truth)
-    scores: list[float] = []
-    for _ in range(rounds):
-        click = next_click(truth, mask)
-        if click is not None:
-            predictor.add_click(object_name, click.kji, click.positive)
-            mask = predictor.predict(object_name)
-        scores.append(dice(truth, mask))
-    return scores
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._cases = folder / "cases"
+        self._cases.mkdir(parents=True, exist_ok=True)
+        file = folder / SETTINGS
+        if not file.exists():
+            with atomic_path(file) as temporary:
+                temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        before = json.loads(file.read_text(encoding="utf-8"))
+        different = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        if different:
+            details = ", ".join(f"{key} {before.get(key)!r}, now {settings.get(key)!r}" for key in different)
+            raise ValueError(f"{folder} has results made with {details}; choose another folder, or empty it")
+
+    def read(self, source: CaseSource) -> CaseResult | None:
+        """The result of a case, if it is there, went well, and the case's files are still the same."""
+        try:
+            entry = json.loads(self._file(source.name, ".json").read_text(encoding="utf-8"))
+            result = _result(entry["result"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return result if entry["files"] == _state(source) and not result.errors else None
+
+    def write(self, source: CaseSource, result: CaseResult, picture: bytes | None) -> None:
+        """Keep a result and its picture (PNG), each whole or not at all."""
+        if picture is not None:
+            with atomic_path(self.picture(source.name)) as temporary:
+                temporary.write_bytes(picture)
+        entry = {"files": _state(source), "result": asdict(result)}
+        with atomic_path(self._file(source.name, ".json")) as temporary:
+            temporary.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+
+    def write_masks(self, played: Played) -> None:
+        """Keep the last labels of a case as `masks/NAME.npz` with `segs`, as the challenge has them."""
+        labels = played.case.prev_pred
+        assert labels is not None, "a case that was played has an answer"
+        folder = self.folder / "masks"
+        folder.mkdir(exist_ok=True)
+        write_segs(folder / f"{played.result.name}.npz", labels)
+
+    def picture(self, name: str) -> Path:
+        """Where the picture of a case is, or would be."""
+        return self._file(name, ".png")
+
+    def _file(self, name: str, suffix: str) -> Path:
+        return self._cases / f"{name}{suffix}"
+
+
+def evaluate(
+    segmenter: Segmenter,
+    sources: Sequence[CaseSource],
+    store: ResultStore,
+    *,
+    draw: Callable[[Played], bytes] | None = None,
+    keep_masks: bool = False,
+    round_done: Callable[[CaseSource, int], None] = lambda source, number: None,
+) -> Iterator[CaseResult]:
+    """Play every case that has no result yet, and keep its result.
+
+    Args:
+        segmenter: runs six times a case.
+        sources: the cases.
+        store: has the results of an evaluation that was broken off.
+        draw: makes the picture of a played case, a PNG.
+        keep_masks: keep the last labels of each case.
+        round_done: called after every round, 0 being the box round.
+
+    Yields:
+        the result of every case, in order; of one that cannot be read too, with scores of 0.
+    """
+    for source in sources:
+        result = store.read(source)
+        if result is None:
+            result = _play(segmenter, source, store, draw, keep_masks, round_done)
+        yield result
+
+
+def _play(
+    segmenter: Segmenter,
+    source: CaseSource,
+    store: ResultStore,
+    draw: Callable[[Played], bytes] | None,
+    keep_masks: bool,
+    round_done: Callable[[CaseSource, int], None],
+) -> CaseResult:
+    try:
+        labelled = source.load()
+        played = play(
+            segmenter,
+            labelled.case,
+            modality=source.modality,
+            classes=labelled.classes,
+            finished=lambda number: round_done(source, number),
+        )
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        result = failed_case(source.name, source.modality, (), False, str(error) or type(error).__name__)
+        store.write(source, result, None)
+        return result
+    if keep_masks:
+        store.write_masks(played)
+    store.write(source, played.result, draw(played) if draw else None)
+    return played.result
+
+
+def _state(source: CaseSource) -> list[list[Any]]:
+    """What would change if the files of a case did."""
+    found = []
+    for file in source.files:
+        status = file.stat()
+        found.append([file.name, status.st_size, status.st_mtime_ns])
+    return found
+
+
+def _result(entry: dict[str, Any]) -> CaseResult:
+    rounds = [_round(r) for r in entry["click_rounds"]]
+    if len(rounds) != CLICK_ROUNDS:
+        raise ValueError(f"expected {CLICK_ROUNDS} rounds, got {len(rounds)}")
+    box_round = None if entry["box_round"] is None else _round(entry["box_round"])
+    return CaseResult(
+        entry["name"], entry["modality"], tuple(entry["classes"]), box_round, tuple(rounds), entry["error"]
+    )
+
+
+def _round(entry: dict[str, Any]) -> Round:
+    return Round(entry["seconds"], tuple(entry["dice"]), tuple(entry["surface_dice"]), entry["error"])

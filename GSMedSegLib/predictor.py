@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, cast
 
 import numpy as np
@@ -102,6 +102,7 @@ class Predictor:
         size = int(wanted) if str(wanted).isdecimal() else 0
         if size == 0 or size % engine.shape.stride:
             raise ValueError(f"expected a ROI side that is a multiple of {engine.shape.stride}; got {wanted}")
+        self.engine = engine
         self._strategy: Strategy
         if strategy == "adaptive":
             self._strategy = AdaptiveStrategy(engine, size)
@@ -194,6 +195,10 @@ class Predictor:
         """(K, J, I) mask of an object; see `segment`."""
         return self.segment(object_name, progress).mask
 
+    def can_segment(self, object_name: str) -> bool:
+        """Whether the object has enough prompts for a mask; raises ValueError for an unknown object."""
+        return self._strategy.can_start(self.ledger.clicks(object_name), self.ledger.box(object_name))
+
     def segment(self, object_name: str, progress: Callable[[int, int], None] | None = None) -> Segment:
         """Logits of an object after all its clicks.
 
@@ -206,8 +211,8 @@ class Predictor:
             RuntimeError: no image yet, or nothing to start from: a foreground click or, with the adaptive
                 strategy, a box; any click with the reference strategy.
         """
-        clicks, box = self.ledger.clicks(object_name), self.ledger.box(object_name)
-        if not self._strategy.can_start(clicks, box):
+        box = self.ledger.box(object_name)
+        if not self.can_segment(object_name):
             raise RuntimeError(f"object {object_name!r} has no foreground click yet; call add_click first")
         steps, segment = self._steps(object_name), None
         todo: list[tuple[Click, ...]] = []
@@ -251,8 +256,12 @@ class Predictor:
                 if progress is not None:
                     progress(sum(counts[: n + 1]), sum(counts))
 
+        return self.paint(segments(), self.ledger.shape)
+
+    def paint(self, segments: Iterable[Segment], shape: tuple[int, int, int]) -> LabelArray:
+        """(K, J, I) label map of segments, 1, 2, … in order; overlaps go as in `labels`."""
         paint = paint_in_order if self._strategy.name == "reference" else paint_by_logit
-        return paint(segments(), self.ledger.shape)
+        return paint(segments, shape)
 
     def _remember(self, key: tuple[str, Box | None, tuple[Click, ...]], segment: Segment) -> None:
         self._known[key] = segment

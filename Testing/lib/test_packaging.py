@@ -30,9 +30,10 @@ LAYERS = """
     layers decoder engine
     segment reference adaptive
     predictor
-    picture challenge case_source evaluation demo batch
-    peers container report
-    console prompt_arguments weights_command cli
+    picture challenge case_source case_segmenter pace sharding batch
+    peers container report evaluation demo
+    console prompt_arguments engine_options weights_command cases_command predict_command evaluate_command
+    cli
 """
 
 NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", "vtk", "Training", "Testing"}

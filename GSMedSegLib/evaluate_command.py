@@ -1,0 +1,174 @@
+"""The command `gsmedseg evaluate`: the challenge's protocol on labelled data, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import io
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from GSMedSegLib import __version__
+from GSMedSegLib.cases_command import add_source_options, find_sources_of
+from GSMedSegLib.console import FAILED, command, say
+from GSMedSegLib.engine_options import add_engine_options, load_predictor
+
+if TYPE_CHECKING:
+    from GSMedSegLib.case_source import CaseSource
+    from GSMedSegLib.challenge import CaseResult, Played, Segmenter
+    from GSMedSegLib.evaluation import ResultStore
+    from GSMedSegLib.sharding import Ranks
+
+CONTAINER = "container:"
+
+
+def add_evaluate(commands: Any) -> None:
+    """Declares the command."""
+    parser = command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "score an engine on labelled data by the challenge's protocol: a box, then five clicks per class",
+        "examples: gsmedseg evaluate cases -o report; "
+        'gsmedseg evaluate cases -o theirs --engine "container:docker container run --rm '
+        '-v {inputs}:/workspace/inputs/ -v {outputs}:/workspace/outputs/ team:latest sh predict.sh"',
+    )
+    add_source_options(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="REPORT", help="folder for the report"
+    )
+    parser.add_argument(
+        "--engine",
+        default="gsmedseg",
+        metavar="NAME",
+        help="gsmedseg, container:COMMAND (any challenge container or script), or a simple method to compare "
+        "with: region-growing, geodesic, watershed, random-walker (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--save-masks", action="store_true", help="keep the last labels of every case in REPORT/masks"
+    )
+    add_engine_options(parser, strategy="adaptive", precision="auto")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from GSMedSegLib.evaluation import ResultStore
+    from GSMedSegLib.report import check_report_tools
+    from GSMedSegLib.sharding import join_ranks
+
+    check_report_tools()
+    sources = find_sources_of(options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    with join_ranks() as ranks:
+        segmenter = _segmenter(options)
+        store = ResultStore(options.output, _settings(options))
+        mine = ranks.share(sources, [source.nbytes for source in sources])
+        results = _run(segmenter, mine, store, options.save_masks, quiet=not ranks.first)
+        failed = _conclude(options, sources, results, store, ranks)
+        return FAILED if ranks.agree(failed) else 0
+
+
+def _segmenter(options: argparse.Namespace) -> Segmenter:
+    from GSMedSegLib.case_segmenter import CaseSegmenter
+    from GSMedSegLib.container import ContainerSegmenter
+    from GSMedSegLib.peers import PEERS
+
+    name: str = options.engine
+    if name == "gsmedseg":
+        return CaseSegmenter(load_predictor(options))
+    if name.startswith(CONTAINER):
+        return ContainerSegmenter(name.removeprefix(CONTAINER))
+    if name in PEERS:
+        return PEERS[name]()
+    raise ValueError(
+        f"there is no engine {name!r}; expected gsmedseg, container:COMMAND, or one of {', '.join(PEERS)}"
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, str]:
+    """What decides on the results; a folder has those of one such set."""
+    settings = {"engine": options.engine, "version": __version__}
+    names = ["modality", "objects", "window", "truth"]
+    if options.engine == "gsmedseg":
+        names += ["weights", "device", "precision", "strategy", "roi"]
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value != "":
+            settings[name] = str(value)
+    return settings
+
+
+def _run(
+    segmenter: Segmenter, sources: list[CaseSource], store: ResultStore, keep_masks: bool, quiet: bool
+) -> list[CaseResult]:
+    from tqdm import tqdm
+
+    from GSMedSegLib.evaluation import evaluate
+    from GSMedSegLib.report import case_picture
+
+    def draw(played: Played) -> bytes:
+        png = io.BytesIO()
+        case_picture(played.case).save(png, "PNG")
+        return png.getvalue()
+
+    results = []
+    with tqdm(total=len(sources), unit="case", file=sys.stderr, disable=True if quiet else None) as bar:
+        for result in evaluate(
+            segmenter,
+            sources,
+            store,
+            draw=draw,
+            keep_masks=keep_masks,
+            round_done=lambda source, number: bar.set_postfix_str(f"{source.name}, round {number}"),
+        ):
+            results.append(result)
+            for error in result.errors:
+                bar.write(f"gsmedseg: error: {result.name}: {error}", file=sys.stderr)
+            bar.update()
+    return results
+
+
+def _conclude(
+    options: argparse.Namespace,
+    sources: list[CaseSource],
+    results: list[CaseResult],
+    store: ResultStore,
+    ranks: Ranks,
+) -> bool:
+    """Puts the results of all processes together, in rank 0; returns whether any case failed."""
+    pictures = {r.name: store.picture(r.name) for r in results}
+    drawn = {name: path.read_bytes() for name, path in pictures.items() if path.exists()}
+    gathered = ranks.gather((results, drawn if ranks.rank else {}))
+    if not ranks.first:
+        return False
+    found = {result.name: result for several, _ in gathered for result in several}
+    by_name = {source.name: source for source in sources}
+    for several, theirs in gathered[1:]:  # their folder may be on another machine
+        for result in several:
+            store.write(by_name[result.name], result, theirs.get(result.name))
+    from GSMedSegLib.report import write_report
+
+    ordered = [found[source.name] for source in sources]
+    shown = {name: store.picture(name) for name in found if store.picture(name).exists()}
+    write_report(options.output, ordered, {**_settings(options), **_facts(ranks)}, shown)
+    failed = [result.name for result in ordered if result.errors]
+    mean = sum(result.dice_auc for result in ordered) / len(ordered)
+    print(f"{len(ordered)} cases, DSC_AUC {mean:.3f}; see {options.output / 'report.html'}")
+    if failed:
+        say(f"error: {len(failed)} of {len(ordered)} cases failed: {', '.join(failed)}")
+    return bool(failed)
+
+
+def _facts(ranks: Ranks) -> dict[str, str]:
+    """Where and when."""
+    import monai
+    import torch
+
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "processes": str(ranks.size),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, monai {monai.__version__}",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }

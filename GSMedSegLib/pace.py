@@ -1,0 +1,133 @@
+"""Answers in time: less care for the rest of a case that would come too late."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from GSMedSegLib.case_segmenter import CaseSegmenter, ClassPrompts, prompts_of
+from GSMedSegLib.challenge import CLICK_ROUNDS
+from GSMedSegLib.labels import LabelArray
+from GSMedSegLib.npz import Case
+from GSMedSegLib.segment import Segment
+
+CLICKS_OF_ALL_RUNS = CLICK_ROUNDS * (CLICK_ROUNDS + 1) // 2
+"""What the runs of a case are given for one class, all together: every run gets the earlier clicks too."""
+
+GUESSED_SHARE = 0.4
+"""Of an effort's time that the next one is thought to take, until it was timed."""
+
+PLANNED_SHARE = 0.8
+"""Of the time that is planned with; the rest is for reading, painting and writing."""
+
+
+@dataclass
+class Effort:
+    """One way to answer, with more or less care.
+
+    Attributes:
+        name: for the warning, such as "bf16, half resolution".
+        load: makes the segmenter, when it is needed first.
+    """
+
+    name: str
+    load: Callable[[], CaseSegmenter]
+    seconds: float = 0.0
+    clicks: int = 0
+
+    @cached_property
+    def segmenter(self) -> CaseSegmenter:
+        """The segmenter."""
+        return self.load()
+
+    @property
+    def seconds_per_click(self) -> float:
+        """Measured so far; NaN before the first."""
+        return self.seconds / self.clicks if self.clicks else math.nan
+
+
+class PacedSegmenter:
+    """Segments cases within a time limit; a `challenge.Segmenter`.
+
+    The challenge limits all runs of a case together; a run's share goes by its clicks. The time of each class
+    is foretold from those before it, and a case that would come too late goes on with less effort.
+
+    Args:
+        efforts: with most care first.
+        limit_s: seconds per class for all runs of a case.
+        spent_s: seconds gone before the first case, as for loading; they count for it.
+        clock: seconds.
+
+    Raises:
+        ValueError: no efforts, or a limit that is not above 0.
+    """
+
+    def __init__(
+        self,
+        efforts: Sequence[Effort],
+        limit_s: float,
+        spent_s: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not efforts:
+            raise ValueError("expected one effort or more; got none")
+        if not limit_s > 0:
+            raise ValueError(f"expected a time limit above 0 seconds; got {limit_s:g}")
+        self.warnings: tuple[str, ...] = ()
+        self._efforts = tuple(efforts)
+        self._limit_s = limit_s
+        self._spent_s = spent_s
+        self._clock = clock
+
+    def segment(self, case: Case) -> LabelArray:
+        """Segment a case; `warnings` tells afterwards what was done with less effort and what came late.
+
+        Returns:
+            (K, J, I) labels, class c as c.
+
+        Raises:
+            ValueError: as `CaseSegmenter.segment`.
+        """
+        began, self._spent_s = self._clock() - self._spent_s, 0.0
+        prompts, warnings = prompts_of(case), list[str]()
+        costs = [max(1, len(clicks)) for clicks, _ in prompts]
+        share_s = self._limit_s * sum(costs) / CLICKS_OF_ALL_RUNS
+        deadline = began + PLANNED_SHARE * share_s
+
+        self._efforts[0].segmenter.set_image(case)
+        if not self._efforts[0].clicks:
+            first = next((n for n, (clicks, box) in enumerate(prompts) if clicks or box), 0)
+            clicks, box = prompts[first]
+            self._timed(self._efforts[0], case, first, (clicks[:1], box))  # its window is kept: not in vain
+        segments: list[Segment] = []
+        for n, class_prompts in enumerate(prompts):
+            effort = self._plan(deadline - self._clock(), sum(costs[n:]))
+            if effort is not self._efforts[0] and not warnings:
+                warnings.append(f"from class {n + 1} on with {effort.name}, to stay within the time limit")
+            segments.append(self._timed(effort, case, n, class_prompts))
+        labels = self._efforts[0].segmenter.paint(segments)
+        taken_s = self._clock() - began
+        if taken_s > share_s:
+            warnings.append(f"took {taken_s:.1f} s; this run's share of the time limit is {share_s:.1f} s")
+        self.warnings = tuple(warnings)
+        return labels
+
+    def _plan(self, left_s: float, clicks: int) -> Effort:
+        """The most careful effort that is foretold to be in time, else the quickest."""
+        per_click_s = self._efforts[0].seconds_per_click
+        for effort in self._efforts:
+            per_click_s = effort.seconds_per_click if effort.clicks else GUESSED_SHARE * per_click_s
+            if per_click_s * clicks <= left_s:
+                return effort
+        return self._efforts[-1]
+
+    def _timed(self, effort: Effort, case: Case, index: int, prompts: ClassPrompts) -> Segment:
+        began = self._clock()
+        effort.segmenter.set_image(case)
+        segment = effort.segmenter.segment_class(index, prompts)
+        effort.seconds += self._clock() - began
+        effort.clicks += max(1, len(prompts[0]))
+        return segment

@@ -1,0 +1,177 @@
+"""Time limits, with a clock that ticks only when a fake segmenter works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from GSMedSegLib.case_segmenter import CaseSegmenter, ClassPrompts
+from GSMedSegLib.engine import Engine
+from GSMedSegLib.labels import LabelArray
+from GSMedSegLib.npz import Case
+from GSMedSegLib.pace import Effort, PacedSegmenter
+from GSMedSegLib.predictor import Predictor
+from GSMedSegLib.prompts import Box, Click
+from GSMedSegLib.segment import Segment, paint_in_order
+
+CLICK = Click((1, 1, 1), True)
+IMAGE = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Worker(CaseSegmenter):
+    """Takes so many seconds for a click; class n's mask is voxel (0, 0, n)."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+        self.done: list[tuple[int, int]] = []
+
+    def set_image(self, case: Case) -> None:
+        """Nothing to prepare."""
+
+    def segment_class(self, index: int, prompts: ClassPrompts) -> Segment:
+        """Takes its time."""
+        clicks = max(1, len(prompts[0]))
+        self.clock.now += self.seconds * clicks
+        self.done.append((index, clicks))
+        logits = torch.full((4, 4, 4), -1.0)
+        logits[0, 0, index] = 1
+        return Segment((4, 4, 4), (slice(0, 4),) * 3, logits)
+
+    def paint(self, segments: list[Segment]) -> LabelArray:
+        """In order."""
+        return paint_in_order(segments, (4, 4, 4))
+
+
+def case_of(classes: int, clicks: int) -> Case:
+    return Case("CT_x", IMAGE, (1, 1, 1), clicks=((CLICK,) * clicks,) * classes)
+
+
+def paced(
+    clock: Clock, seconds: list[float], limit_s: float, spent_s: float = 0.0
+) -> tuple[PacedSegmenter, list[Worker]]:
+    workers = [Worker(clock, s) for s in seconds]
+    efforts = [Effort(f"effort {n}", lambda w=w: w) for n, w in enumerate(workers)]
+    return PacedSegmenter(efforts, limit_s, spent_s, clock), workers
+
+
+def test_with_time_enough_all_care_is_taken() -> None:
+    """Limit 90 s: a run with one click per class has 6 s per class, of which 4.8 s are planned with."""
+    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 90)
+    labels = segmenter.segment(case_of(classes=3, clicks=1))
+    assert labels[0, 0].tolist() == [1, 2, 3, 0]
+    assert careful.done == [(0, 1), (0, 1), (1, 1), (2, 1)]  # the first once more, to know its time
+    assert not quick.done
+    assert segmenter.warnings == ()
+
+
+def test_what_would_come_too_late_is_done_with_less_care() -> None:
+    """3 classes of 2 clicks have 36 s, planned 28.8 s. The careful one takes 5 s a click: 30 s in all.
+
+    After the first click was timed 23.8 s are left for 6 clicks: 30 s. The quick one is thought to take 2 s
+    a click, which fits: it does class 1 in 4 s. Then 19.8 s are left for 4 clicks: 20 s are too much, again;
+    after class 2, 15.8 s for 2 clicks are enough for all care.
+    """
+    segmenter, (careful, quick) = paced(Clock(), [5.0, 2.0], 90)
+    labels = segmenter.segment(case_of(classes=3, clicks=2))
+    assert labels[0, 0].tolist() == [1, 2, 3, 0]
+    assert careful.done == [(0, 1), (2, 2)]
+    assert quick.done == [(0, 2), (1, 2)]
+    assert segmenter.warnings == ("from class 1 on with effort 1, to stay within the time limit",)
+
+
+def test_a_measured_time_replaces_the_guess() -> None:
+    """The second effort turns out as slow as the first, so the third does class 2, in 1 s instead of 4.
+
+    That leaves 12.8 s for the last 2 clicks: enough for all care.
+    """
+    segmenter, workers = paced(Clock(), [5.0, 5.0, 0.5], 90)
+    segmenter.segment(case_of(classes=3, clicks=2))
+    assert workers[1].done == [(0, 2)]
+    assert workers[2].done == [(1, 2)]
+    assert workers[0].done == [(0, 1), (2, 2)]
+
+
+def test_too_late_all_the_same() -> None:
+    """6 s for the run; the quickest takes 8 s after 10 s were spent on finding out."""
+    segmenter, _ = paced(Clock(), [10.0, 8.0], 90)
+    labels = segmenter.segment(case_of(classes=1, clicks=1))
+    assert labels.any()
+    first, late = segmenter.warnings
+    assert "effort 1" in first
+    assert late == "took 18.0 s; this run's share of the time limit is 6.0 s"
+
+
+def test_loading_counts_for_the_first_case_only() -> None:
+    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 90, spent_s=4.0)
+    segmenter.segment(case_of(classes=1, clicks=1))
+    assert quick.done == [(0, 1)]
+    segmenter.segment(case_of(classes=1, clicks=1))
+    assert quick.done == [(0, 1)]
+    assert segmenter.warnings == ()
+    assert careful.done == [(0, 1), (0, 1)]
+
+
+def test_a_box_counts_as_a_click() -> None:
+    segmenter, (careful,) = paced(Clock(), [1.0], 90)
+    segmenter.segment(Case("CT_x", IMAGE, (1, 1, 1), boxes=(Box((0, 0, 0), (1, 1, 1)),)))
+    assert careful.done == [(0, 1), (0, 1)]
+    assert segmenter.warnings == ()
+
+
+def test_an_effort_is_loaded_when_needed() -> None:
+    clock, loaded = Clock(), []
+
+    def load(name: str, seconds: float) -> Callable[[], CaseSegmenter]:
+        return lambda: (loaded.append(name), Worker(clock, seconds))[1]
+
+    efforts = [Effort("a", load("a", 1.0)), Effort("b", load("b", 0.1))]
+    segmenter = PacedSegmenter(efforts, 90, clock=clock)
+    segmenter.segment(case_of(1, 1))
+    assert loaded == ["a"]
+
+
+@pytest.mark.parametrize("limit_s", [0, -1, float("nan")])
+def test_limits_are_above_0(limit_s: float) -> None:
+    with pytest.raises(ValueError, match="a time limit above 0 seconds"):
+        PacedSegmenter([Effort("a", lambda: Worker(Clock(), 1))], limit_s)
+
+
+def test_no_efforts() -> None:
+    with pytest.raises(ValueError, match="one effort or more"):
+        PacedSegmenter([], 90)
+
+
+def test_no_prompts() -> None:
+    segmenter, _ = paced(Clock(), [1.0], 90)
+    with pytest.raises(ValueError, match="neither clicks nor boxes"):
+        segmenter.segment(Case("CT_x", IMAGE, (1, 1, 1)))
+
+
+def test_in_time_the_answer_is_the_plain_one(
+    make_engine: Callable[..., Engine], blobs: Callable[..., NDArray[np.float32]]
+) -> None:
+    """The click that is timed first leaves no trace."""
+    image = blobs(20, 22, 24)
+    case = Case("MR_x", (255 * (image > 0)).astype(np.uint8), (1, 1, 1))
+    asked = replace(case, clicks=((Click((9, 9, 9), True), Click((2, 2, 2), False)), (CLICK,)))
+
+    def load() -> CaseSegmenter:
+        return CaseSegmenter(Predictor(make_engine(additions=True), "reference", 16))
+
+    segmenter = PacedSegmenter([Effort("all", load)], 1e6)
+    np.testing.assert_array_equal(segmenter.segment(asked), load().segment(asked))
