@@ -135,8 +135,6 @@ def _enlarged(segment: Segment, side: int, shape: tuple[int, int, int]) -> Segme
     if segment.logits.numel() == 0:
         return empty_segment(shape)
     large = F.interpolate(segment.logits[None, None], scale_factor=side, mode="trilinear")[0, 0]
-    k, j, i = (
-        slice(side * s.start, min(side * s.stop, n)) for s, n in zip(segment.box, shape, strict=True)
-    )
+    k, j, i = (slice(side * s.start, min(side * s.stop, n)) for s, n in zip(segment.box, shape, strict=True))
     fitting = large[: k.stop - k.start, : j.stop - j.start, : i.stop - i.start]
     return Segment(shape, (k, j, i), fitting.contiguous())

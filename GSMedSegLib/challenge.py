@@ -160,7 +160,7 @@ def play(
     Raises:
         ValueError: no truth, an empty one, or boxes or names for another number of classes.
     """
-    truth, labels = _numbered_truth(case)
+    truth, labels = numbered_truth(case)
     if classes and len(classes) != len(labels):
         raise ValueError(f"expected a name for each of {len(labels)} classes, got {len(classes)}")
     if case.boxes is not None and len(case.boxes) != len(labels):
@@ -198,13 +198,15 @@ def failed_case(
     """The result of a case that could not be evaluated: it counts, with zeros."""
     names = classes or ("?",)
     nothing = Round(0.0, (0.0,) * len(names), (0.0,) * len(names))
-    return CaseResult(
-        name, modality, names, nothing if has_boxes else None, (nothing,) * CLICK_ROUNDS, error
-    )
+    return CaseResult(name, modality, names, nothing if has_boxes else None, (nothing,) * CLICK_ROUNDS, error)
 
 
-def _numbered_truth(case: Case) -> tuple[LabelArray, list[int]]:
-    """The truth with its labels as 1, 2, …, and the labels it had."""
+def numbered_truth(case: Case) -> tuple[LabelArray, list[int]]:
+    """The truth of a case with its labels as 1, 2, … in rising order, and the labels it had.
+
+    Raises:
+        ValueError: no truth, or an empty one.
+    """
     if case.truth is None:
         raise ValueError(f"case {case.name} has no truth (gts), so nothing to be compared with")
     values = np.unique(case.truth)

@@ -43,8 +43,7 @@ def add_evaluate(commands: Any) -> None:
         "--engine",
         default="gsmedseg",
         metavar="NAME",
-        help="gsmedseg, container:COMMAND (any challenge container or script), or a simple method to compare "
-        "with: region-growing, geodesic, watershed, random-walker (default: %(default)s)",
+        help="gsmedseg, or container:COMMAND for any challenge container or script (default: %(default)s)",
     )
     parser.add_argument(
         "--save-masks", action="store_true", help="keep the last labels of every case in REPORT/masks"
@@ -72,18 +71,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _segmenter(options: argparse.Namespace) -> Segmenter:
     from GSMedSegLib.case_segmenter import CaseSegmenter
     from GSMedSegLib.container import ContainerSegmenter
-    from GSMedSegLib.peers import PEERS
 
     name: str = options.engine
     if name == "gsmedseg":
         return CaseSegmenter(load_predictor(options))
     if name.startswith(CONTAINER):
         return ContainerSegmenter(name.removeprefix(CONTAINER))
-    if name in PEERS:
-        return PEERS[name]()
-    raise ValueError(
-        f"there is no engine {name!r}; expected gsmedseg, container:COMMAND, or one of {', '.join(PEERS)}"
-    )
+    raise ValueError(f"there is no engine {name!r}; expected gsmedseg or container:COMMAND")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
@@ -109,7 +103,7 @@ def _run(
 
     def draw(played: Played) -> bytes:
         png = io.BytesIO()
-        case_picture(played.case).save(png, "PNG")
+        case_picture(played.case, classes=played.result.classes).save(png, "PNG")
         return png.getvalue()
 
     results = []

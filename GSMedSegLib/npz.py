@@ -149,6 +149,20 @@ def write_segs(path: str | os.PathLike[str], segs: NDArray[Any]) -> None:
     _write(path, {"segs": as_labels(segs, "segs")})
 
 
+def write_truth(path: str | os.PathLike[str], truth: NDArray[Any]) -> None:
+    """Writes the truth of a case by itself (`gts`), as validation data has it; whole or not at all.
+
+    Args:
+        path: the .npz file, named like the case.
+        truth: (K, J, I) whole numbers, class c as c.
+
+    Raises:
+        ValueError: not a label map.
+        OSError: the file cannot be written.
+    """
+    _write(path, {"gts": as_labels(truth, "gts")})
+
+
 def write_case(path: str | os.PathLike[str], case: Case) -> None:
     """Writes a case as the challenge does, whole or not at all; `case.name` is left to the file name.
 

@@ -10,50 +10,38 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from GSMedSegLib.evaluation import dice_per_click
+from GSMedSegLib.case_segmenter import CaseSegmenter
+from GSMedSegLib.case_source import Reading, find_sources
+from GSMedSegLib.challenge import play
 from GSMedSegLib.memory import keep_freed_memory
 from GSMedSegLib.predictor import STRATEGIES, Predictor, load_engine
-from GSMedSegLib.volume_io import read_labelmap, read_volume
 
 OBJECTS_PER_CASE = 4
-SMALLEST_OBJECT = 100
-"""Voxels; smaller labels are mostly pieces cut off by the image's border."""
 
 ROOT = Path(__file__).parents[2]
-
-
-def choose_labels(labels: np.ndarray, count: int = OBJECTS_PER_CASE) -> list[int]:
-    """Up to `count` labels of at least `SMALLEST_OBJECT` voxels, evenly spaced by rank of size."""
-    values, voxels = np.unique(labels[labels > 0], return_counts=True)
-    large = [(int(n), int(v)) for v, n in zip(values, voxels, strict=True) if n >= SMALLEST_OBJECT]
-    ranked = [v for _, v in sorted(large)]
-    if len(ranked) <= count:
-        return ranked
-    return [ranked[round(n)] for n in np.linspace(0, len(ranked) - 1, count)]
 
 
 def measure(
     data: Path, weights: str, strategy: str, precision: str, only: str = ""
 ) -> dict[str, list[list[float]]]:
-    """Dice per click of every object, by data set."""
-    engine = load_engine(weights, precision=precision)
-    predictor = Predictor(engine, strategy)
-    cases = [
-        c for c in sorted((data / "dev").glob("*/*")) if (c / "label.nii.gz").exists() and only in str(c)
-    ]
+    """Dice per click of every object by itself, by data set."""
+    segmenter = CaseSegmenter(Predictor(load_engine(weights, precision=precision), strategy))
     scores: dict[str, list[list[float]]] = {}
-    for case in tqdm(cases, unit="case", file=sys.stderr):
-        image, labels = read_volume(case / "image.nii.gz"), read_labelmap(case / "label.nii.gz").array
-        predictor.set_image(image.array, image.ijk_to_ras)
-        for label in choose_labels(labels):
-            predictor.clear()
-            curve = dice_per_click(predictor, str(label), labels == label)
-            scores.setdefault(case.parent.name, []).append(curve)
+    sources = find_sources(data / "dev", reading=Reading(objects=OBJECTS_PER_CASE))
+    for source in tqdm([s for s in sources if only in s.name], unit="case", file=sys.stderr):
+        case = source.load().case
+        assert case.truth is not None, "case folders have labels"
+        for label in np.unique(case.truth)[1:]:
+            alone = replace(case, truth=(case.truth == label).astype(np.uint8))
+            rounds = play(segmenter, alone).result.click_rounds
+            data_set = source.files[0].parents[1].name
+            scores.setdefault(data_set, []).append([r.mean_dice for r in rounds])
     return scores
 
 

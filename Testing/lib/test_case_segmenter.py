@@ -73,9 +73,7 @@ def test_another_image_is_another_image(case: Case, make_engine: MakeEngine) -> 
     np.testing.assert_array_equal(kept.segment(replace(case, clicks=((INSIDE,),))), first)
 
 
-def test_the_image_is_set_once(
-    case: Case, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_image_is_set_once(case: Case, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, calls = segmenter(make_engine), []
     real = Predictor.set_image
     monkeypatch.setattr(Predictor, "set_image", lambda *a: (calls.append(1), real(*a)))

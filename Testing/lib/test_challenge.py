@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,8 @@ from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.prompts import Box, Click
 from Testing.lib import official_protocol
+
+ROOT = Path(__file__).resolve().parents[2]
 
 Labels = NDArray[Any]
 Answer = Callable[[int], Labels]
@@ -261,7 +266,7 @@ def test_without_boxes_there_are_five_rounds() -> None:
     assert segmenter.cases[0].boxes is None
     assert segmenter.cases[0].prev_pred is not None
     assert not segmenter.cases[0].prev_pred.any()
-    assert order(segmenter.cases[-1].clicks[0]) == ["fg", None, None, None, None]
+    assert official["files"][-1]["clicks_order"] == [["fg", None, None, None, None]]
 
 
 def test_prompts_that_the_case_has_already_are_left_out() -> None:
@@ -307,7 +312,7 @@ def test_of_equal_errors_the_first_is_clicked() -> None:
 
 @pytest.mark.parametrize(("voxel_count", "counts"), [(9, False), (8, True)])
 def test_a_mean_dice_of_exactly_a_fifth_is_hopeless(voxel_count: int, counts: bool) -> None:
-    """One voxel of nine: 2 · 1 / (9 + 1) = 0.2, and surfaces are not looked at; one of eight, and they are."""
+    """One voxel of nine: 2 · 1 / (9 + 1) = 0.2, and surfaces are not looked at; of eight, and they are."""
     truth = np.zeros((3, 3, 3), np.uint8)
     truth.ravel()[:voxel_count] = 1
     found = voxels((0, 0, 0))
@@ -392,10 +397,10 @@ def test_equals_the_script(
 
 
 def real_case(folder: Path) -> tuple[Labels, tuple[float, float, float]]:
-    """Up to four of a label map's largest objects in a block of at most 48 voxels a side, and its spacing."""
+    """Up to four of a label map's largest objects in a block of at most 40 voxels a side, and its spacing."""
     image = sitk.ReadImage(str(sorted(folder.glob("*/label.nii.gz"))[0]))
     labels = sitk.GetArrayFromImage(image)
-    middle = [(max(0, n // 2 - 24), min(n, n // 2 + 24)) for n in labels.shape]
+    middle = [(max(0, n // 2 - 20), min(n, n // 2 + 20)) for n in labels.shape]
     block = labels[tuple(slice(a, b) for a, b in middle)].astype(int)
     sizes = np.bincount(block.ravel())
     sizes[0] = 0
@@ -434,7 +439,7 @@ def mistaken(truth: Labels) -> Answer:
     ["totalseg_ct", "totalseg_mr", "ibsi_sts_pet", "msd_hippocampus", "stardist", "elastix_lung"],
 )
 def test_equals_the_script_on_real_cases(data_set: str, data_dir: Path) -> None:
-    """Organs, a tumour in PET, cells: real shapes and spacings, with realistic errors, then corrected ones."""
+    """Organs, a tumour in PET, cells: real shapes and spacings; realistic errors, then corrections."""
     truth, spacing_mm = real_case(data_dir / "dev" / data_set)
     segmenter = Scripted(mistaken(truth))
     played, _ = compare(segmenter, segmenter, truth, spacing_mm, boxes_of(truth))
@@ -572,3 +577,22 @@ def test_a_case_that_could_not_be_evaluated() -> None:
     unknown = failed_case("CT_case", "CT", (), has_boxes=False, error="damaged")
     assert unknown.box_round is None
     assert unknown.limit_s == 90
+
+
+@pytest.mark.slow
+def test_the_benchmark_in_small(tmp_path: Path) -> None:
+    """Two classes through MONAI and through us: the same masks, with a third of the windows."""
+    output = tmp_path / "bench" / "challenge.json"
+    command = [sys.executable, "-m", "Testing.benchmarks.challenge", "--small", "--classes", "2"]
+    done = subprocess.run(
+        [*command, "-o", str(output)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert report["masks_equal"] is True
+    assert report["voxels_that_differ"]["beyond"] == 0
+    assert report["windows_encoded"] == {"reference": 30, "ours": 10}
+    assert report["six_rounds"] == pytest.approx(
+        report["seconds"]["reference_s"] / report["seconds"]["ours_s"]
+    )
+    assert len(report["seconds"]["rounds"]) == 5

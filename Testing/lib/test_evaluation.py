@@ -1,91 +1,156 @@
-"""The corrector at work on predictors whose answers are known."""
+"""Evaluations that are broken off, go on, and lose nothing."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from GSMedSegLib.evaluation import dice_per_click
-from GSMedSegLib.predictor import Predictor
+from GSMedSegLib.case_source import CaseSource, LabelledCase
+from GSMedSegLib.challenge import CaseResult, Played
+from GSMedSegLib.evaluation import ResultStore, evaluate
+from GSMedSegLib.labels import LabelArray
+from GSMedSegLib.npz import Case, read_labels
+
+TRUTH = np.zeros((6, 6, 6), np.uint8)
+TRUTH[1:5, 1:5, 1:3] = 1
+TRUTH[1:5, 1:5, 4] = 2
+IMAGE = (TRUTH * 100 + 10).astype(np.uint8)
 
 
-class Scripted:
-    """A predictor that gives one mask after the other, and remembers its clicks."""
+class Perfect:
+    """Knows the truth; counts its runs, and fails at the one it is told."""
 
-    def __init__(self, *masks):
-        self.masks, self.clicks, self.objects = list(masks), [], []
+    def __init__(self, fail_at: int | None = None, error: type[BaseException] = RuntimeError) -> None:
+        self.runs, self.fail_at, self.error = 0, fail_at, error
 
-    def add_object(self, name):
-        self.objects.append(name)
-
-    def add_click(self, name, kji, positive):
-        assert name == self.objects[-1]
-        self.clicks.append((kji, positive))
-
-    def predict(self, name):
-        return self.masks[len(self.clicks) - 1]
+    def segment(self, case: Case) -> LabelArray:
+        """The truth."""
+        self.runs += 1
+        if self.runs == self.fail_at:
+            raise self.error("the engine fell over")
+        return TRUTH
 
 
-def row(*values):
-    return np.array([[values]], bool)
+def source(folder: Path, name: str, load: Callable[[], LabelledCase] | None = None) -> CaseSource:
+    """A case of two classes, with a file that stands for it."""
+    file = folder / f"{name}.npz"
+    file.write_bytes(b"x")
+    case = Case(name, IMAGE, (1, 1, 1), TRUTH)
+    return CaseSource(name, "CT", (file,), load or (lambda: LabelledCase(case, ("disc", "ring"))))
 
 
-TRUTH = row(0, 1, 1, 1, 0, 0, 0, 0)
+@pytest.fixture
+def sources(tmp_path: Path) -> list[CaseSource]:
+    return [source(tmp_path, name) for name in ("CT_a", "CT_b", "CT_c")]
 
 
-def test_dice_after_every_click_by_hand():
-    """First click into the truth; then onto the largest error, with its sign; Dice 2 |both| / (|A| + |B|)."""
-    predictor = Scripted(
-        row(0, 1, 0, 0, 0, 0, 0, 0), row(0, 1, 1, 1, 1, 1, 1, 1), row(0, 1, 1, 1, 0, 0, 0, 0)
-    )
-    scores = dice_per_click(predictor, "a", TRUTH, rounds=3)
-    assert scores == pytest.approx([2 / 4, 6 / 10, 1])
-    assert [positive for _, positive in predictor.clicks] == [True, True, False]
-    allowed = ([1, 2, 3], [2, 3], [4, 5, 6, 7])
-    assert all(kji[2] in columns for (kji, _), columns in zip(predictor.clicks, allowed))
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "report"
 
 
-def test_a_perfect_mask_gets_no_more_clicks():
-    """Its score stays for the rounds that are left."""
-    predictor = Scripted(TRUTH)
-    assert dice_per_click(predictor, "a", TRUTH) == [1, 1, 1, 1, 1]
-    assert len(predictor.clicks) == 1
+def run(segmenter: Perfect, sources: list[CaseSource], folder: Path) -> list[CaseResult]:
+    return list(evaluate(segmenter, sources, ResultStore(folder, {"engine": "perfect"})))
 
 
-def test_a_mask_that_never_comes_scores_zero():
-    """Every round gets its click all the same."""
-    predictor = Scripted(*[np.zeros_like(TRUTH)] * 5)
-    assert dice_per_click(predictor, "a", TRUTH) == [0, 0, 0, 0, 0]
-    assert len(predictor.clicks) == 5
+def test_every_case_is_played(sources: list[CaseSource], folder: Path) -> None:
+    results = run(Perfect(), sources, folder)
+    assert [r.name for r in results] == ["CT_a", "CT_b", "CT_c"]
+    assert {r.dice_auc for r in results} == {4.0}
+    assert results[0].classes == ("disc", "ring")
+    assert results[0].modality == "CT"
 
 
-def test_an_empty_truth_is_refused():
-    """There is nowhere to click, and no object is left behind."""
-    predictor = Scripted()
-    with pytest.raises(ValueError, match="the truth of object 'a' is empty"):
-        dice_per_click(predictor, "a", np.zeros_like(TRUTH))
-    assert predictor.objects == []
+def test_what_is_done_is_not_done_again(sources: list[CaseSource], folder: Path) -> None:
+    first = run(Perfect(), sources, folder)
+    again = Perfect()
+    assert run(again, sources, folder) == first
+    assert again.runs == 0
 
 
-def test_a_taken_name_is_refused(make_engine, blobs):
-    """The predictor's own rule reaches the caller."""
-    predictor = Predictor(make_engine(), roi=16)
-    predictor.set_image(blobs(16, 16, 16))
-    predictor.add_object("a")
-    with pytest.raises(ValueError, match="there is an object 'a' already"):
-        dice_per_click(predictor, "a", np.ones((16, 16, 16), bool))
+def test_an_interrupted_evaluation_goes_on(sources: list[CaseSource], folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Perfect(fail_at=8, error=KeyboardInterrupt), sources, folder)  # in the second case
+    rest = Perfect()
+    results = run(rest, sources, folder)
+    assert rest.runs == 10
+    assert [r.dice_auc for r in results] == [4.0] * 3
 
 
-@pytest.mark.parametrize("strategy", ["adaptive", "reference"])
-def test_with_a_real_predictor(make_engine, blobs, strategy):
-    """Five rounds on a network that knows nothing: five scores, and clicks in the ledger as simulated."""
-    predictor = Predictor(make_engine(), strategy, roi=16)
-    image = blobs(16, 20, 18)
-    predictor.set_image(image)
-    truth = image > np.quantile(image, 0.8)
-    scores = dice_per_click(predictor, "a", truth)
-    assert len(scores) == 5
-    assert all(0 <= score < 1 for score in scores)
-    clicks = predictor.ledger.clicks("a")
-    assert len(clicks) == 5
-    assert [click.positive for click in clicks] == [bool(truth[click.kji]) for click in clicks]
+def test_a_failed_round_is_listed_and_tried_again(sources: list[CaseSource], folder: Path) -> None:
+    results = run(Perfect(fail_at=2), sources, folder)
+    assert [r.errors for r in results] == [("the engine fell over",), (), ()]
+    assert results[0].dice_auc == 3.0  # the second of five clicks counts 0
+    again = Perfect()
+    assert run(again, sources, folder)[0].dice_auc == 4.0
+    assert again.runs == 5
+
+
+def test_a_case_that_cannot_be_read_stops_no_other(
+    sources: list[CaseSource], folder: Path, tmp_path: Path
+) -> None:
+    def load() -> LabelledCase:
+        raise ValueError("CT_bad.npz: the key 'gts' is missing")
+
+    bad = source(tmp_path, "CT_bad", load)
+    results = run(Perfect(), [sources[0], bad, sources[1]], folder)
+    assert [r.name for r in results] == ["CT_a", "CT_bad", "CT_b"]
+    assert (results[1].dice_auc, results[1].errors) == (0.0, ("CT_bad.npz: the key 'gts' is missing",))
+
+
+def test_a_changed_file_is_played_again(sources: list[CaseSource], folder: Path) -> None:
+    run(Perfect(), sources, folder)
+    sources[1].files[0].write_bytes(b"longer")
+    again = Perfect()
+    run(again, sources, folder)
+    assert again.runs == 5
+
+
+def test_a_damaged_result_is_made_again(sources: list[CaseSource], folder: Path) -> None:
+    run(Perfect(), sources, folder)
+    (folder / "cases" / "CT_a.json").write_text('{"files": [', encoding="utf-8")
+    entry = json.loads((folder / "cases" / "CT_b.json").read_text(encoding="utf-8"))
+    entry["result"]["click_rounds"].pop()
+    (folder / "cases" / "CT_b.json").write_text(json.dumps(entry), encoding="utf-8")
+    again = Perfect()
+    run(again, sources, folder)
+    assert again.runs == 10
+
+
+def test_other_settings_need_another_folder(sources: list[CaseSource], folder: Path) -> None:
+    run(Perfect(), sources, folder)
+    with pytest.raises(ValueError, match="engine 'perfect', now 'other'; choose another folder"):
+        ResultStore(folder, {"engine": "other"})
+    with pytest.raises(ValueError, match="roi None, now '64'"):
+        ResultStore(folder, {"engine": "perfect", "roi": "64"})
+
+
+def test_masks_and_pictures_are_kept(sources: list[CaseSource], folder: Path) -> None:
+    def draw(played: Played) -> bytes:
+        return f"a picture of {played.result.name}".encode()
+
+    store = ResultStore(folder, {})
+    list(evaluate(Perfect(), sources[:1], store, draw=draw, keep_masks=True))
+    np.testing.assert_array_equal(read_labels(folder / "masks" / "CT_a.npz", "segs"), TRUTH)
+    assert store.picture("CT_a").read_bytes() == b"a picture of CT_a"
+
+
+def test_rounds_are_told(sources: list[CaseSource], folder: Path) -> None:
+    told = []
+    store = ResultStore(folder, {})
+    list(evaluate(Perfect(), sources[:1], store, round_done=lambda s, n: told.append((s.name, n))))
+    assert told == [("CT_a", n) for n in (1, 2, 3, 4, 5)]
+
+
+def test_a_full_disk_leaves_no_half_result(
+    sources: list[CaseSource], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ResultStore(folder, {})
+    monkeypatch.setattr("json.dumps", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        list(evaluate(Perfect(), sources[:1], store))
+    assert list((folder / "cases").iterdir()) == []

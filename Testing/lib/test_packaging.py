@@ -31,7 +31,7 @@ LAYERS = """
     segment reference adaptive
     predictor
     picture challenge case_source case_segmenter pace sharding batch
-    peers container report evaluation demo
+    container report evaluation demo
     console prompt_arguments engine_options weights_command cases_command predict_command evaluate_command
     cli
 """

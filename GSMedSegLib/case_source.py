@@ -1,0 +1,316 @@
+"""Where labelled cases come from: challenge files, or images with label maps."""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from GSMedSegLib.geometry import grid_distance_mm
+from GSMedSegLib.labels import LabelArray
+from GSMedSegLib.npz import Case, read_case, read_labels
+from GSMedSegLib.prompts import Box
+from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, read_labelmap, read_volume
+
+SMALLEST_OBJECT = 100
+"""Voxels; where only some objects of a case are taken, smaller ones are left out: mostly pieces at a border."""
+
+CLASS_NAMES = "classes.json"
+"""Beside challenge files: {case: [name of each class]}."""
+
+USUAL_PERCENTILES = (0.5, 99.5)
+"""Of the voxels, to 0 and 255, where no window is given."""
+
+BOX_SHIFTS = 6
+"""A box is enlarged by 0 to 5 parts in 256 of the image's side. Source: the challenge's get_boxes.py."""
+
+MODALITIES = {
+    "ct": "CT",
+    "mr": "MRI",
+    "mri": "MRI",
+    "pet": "PET",
+    "us": "Ultrasound",
+    "ultrasound": "Ultrasound",
+    "microscopy": "Microscopy",
+    "microscope": "Microscopy",
+    "em": "Microscopy",
+}
+"""By the beginning of a challenge file's name, in small letters."""
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A case and what its classes are called.
+
+    Attributes:
+        case: with truth.
+        classes: a name for each label of the truth, in rising order; empty where no names are known.
+    """
+
+    case: Case
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """A case that can be read.
+
+    Attributes:
+        name: unlike that of any other case.
+        modality: CT, MRI, PET, Ultrasound, Microscopy, … or unknown.
+        files: that it is read from.
+        load: reads it; raises ValueError or OSError as `npz.read_case` and `volume_io.read_volume` do.
+    """
+
+    name: str
+    modality: str
+    files: tuple[Path, ...]
+    load: Callable[[], LabelledCase]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images and label maps become cases.
+
+    Attributes:
+        objects: take at most so many labels of a case, see `choose_labels`; None for all.
+        window: grey values that become 0 and 255; None for `USUAL_PERCENTILES`. Challenge files have their
+            grey values already.
+    """
+
+    objects: int | None = None
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.objects is not None and self.objects < 1:
+            raise ValueError(f"at least one object per case is needed, got {self.objects}")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"a window goes from a lower to a higher grey value, got {self.window}")
+
+
+def find_sources(
+    data: Path, *, truth: Path | None = None, modality: str = "", reading: Reading | None = None
+) -> list[CaseSource]:
+    """The labelled cases in a folder, by name.
+
+    It may hold challenge files (`*.npz`); folders, however deep, with `image` and `label` (and `labels.json`
+    with `modality` and `labels`); or a folder `images…` beside a folder `labels…` with files of the same
+    names (`_0000` at the end of an image's is ignored). Suffixes as `volume_io.READ_SUFFIXES`.
+
+    Args:
+        data: the folder.
+        truth: a folder with the `gts` of challenge files, where they are kept apart.
+        modality: of all cases; by default what the file's name or `labels.json` says.
+        reading: how they are read.
+
+    Raises:
+        ValueError: no case, an image without labels, or labels without image.
+        OSError: no such folder.
+    """
+    reading = reading or Reading()
+    found = list(_challenge_files(data, truth, reading)) or [
+        *_case_folders(data, reading),
+        *_pairs(data, reading),
+    ]
+    if not found:
+        raise ValueError(
+            f"{data}: no labelled case here; expected .npz challenge files, CASE folders with image and label "
+            f"({', '.join(READ_SUFFIXES)}), or folders images and labels with files of the same names"
+        )
+    if modality:
+        found = [replace(source, modality=modality) for source in found]
+    twice = [name for name, count in Counter(source.name for source in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{data}: several cases are called {', '.join(sorted(twice)[:5])}; rename them")
+    return sorted(found, key=lambda source: source.name)
+
+
+def choose_labels(labels: LabelArray, count: int) -> list[int]:
+    """Up to `count` labels of at least `SMALLEST_OBJECT` voxels, evenly spaced by rank of size.
+
+    Args:
+        labels: (K, J, I).
+        count: 1 or more.
+
+    Returns:
+        Smallest first; all of them where there are no more than `count`.
+    """
+    values, voxels = np.unique(labels[labels > 0], return_counts=True)
+    large = [(int(n), int(v)) for v, n in zip(values, voxels, strict=True) if n >= SMALLEST_OBJECT]
+    ranked = [value for _, value in sorted(large)]
+    if len(ranked) <= count:
+        return ranked
+    return [ranked[round(n)] for n in np.linspace(0, len(ranked) - 1, count)]
+
+
+def box_of(mask: NDArray[np.bool_], rng: np.random.Generator) -> Box:
+    """The box that the challenge draws around an object.
+
+    It spans the object's slices; in-plane it is the object's extent in the middle one of them, enlarged a
+    little.
+
+    Args:
+        mask: (K, J, I), not empty.
+        rng: draws how much it is enlarged.
+
+    Source: the challenge's get_boxes.py (github.com/JunMa11/CVPR-MedSegFMCompetition).
+    """
+    slices = np.flatnonzero(mask.any((1, 2)))
+    middle = int(slices[len(slices) // 2])
+    shift = int(rng.integers(BOX_SHIFTS))
+    sides = []
+    for axis in (1, 0):
+        within = np.flatnonzero(mask[middle].any(axis))
+        size = mask.shape[2 - axis]
+        more = shift * size // 256
+        sides.append((max(0, int(within[0]) - more), min(size - 1, int(within[-1]) + more)))
+    (j, j_max), (i, i_max) = sides
+    return Box((int(slices[0]), j, i), (int(slices[-1]), j_max, i_max), middle)
+
+
+def with_boxes(case: Case) -> Case:
+    """A case with a box for each label of its truth, always the same for a case of this name.
+
+    Raises:
+        ValueError: no truth, or an empty one.
+    """
+    if case.truth is None or not case.truth.any():
+        raise ValueError(f"case {case.name} has no labels to draw boxes around")
+    rng = np.random.default_rng(zlib.crc32(case.name.encode()))
+    labels = [value for value in np.unique(case.truth) if value]
+    return replace(case, boxes=tuple(box_of(case.truth == label, rng) for label in labels))
+
+
+def _challenge_files(data: Path, truth: Path | None, reading: Reading) -> Iterator[CaseSource]:
+    names = data / CLASS_NAMES
+    classes = json.loads(names.read_text(encoding="utf-8")) if names.exists() else {}
+    for file in sorted(data.iterdir()):
+        if file.suffix != ".npz" or file.name.startswith("."):
+            continue
+        files = (file,) if truth is None else (file, truth / file.name)
+        missing = [str(f) for f in files if not f.exists()]
+        if missing:
+            raise ValueError(f"{file} has no truth: {missing[0]} does not exist; give its folder as --truth")
+        modality = MODALITIES.get(file.stem.split("_")[0].lower(), UNKNOWN)
+        load = functools.partial(_load_npz, files, tuple(classes.get(file.stem, ())), reading)
+        yield CaseSource(file.stem, modality, files, load)
+
+
+def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
+    for folder in sorted({p.parent for p in data.rglob("*") if _stem(p) in ("image", "label")}):
+        files = {_stem(p): p for p in sorted(folder.iterdir()) if _stem(p) in ("image", "label")}
+        if len(files) < 2:
+            have, lack = ("image", "label") if "image" in files else ("label", "image")
+            raise ValueError(f"{folder} has an {have} but no {lack}; add it, or move the folder away")
+        about = _about(folder / "labels.json")
+        name = "_".join(folder.relative_to(data).parts) or folder.name
+        pair = (files["image"], files["label"])
+        load = functools.partial(_load_pair, name, pair, about.get("labels", {}), reading)
+        yield CaseSource(name, about.get("modality") or UNKNOWN, pair, load)
+
+
+def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
+    for images in sorted(p for p in data.glob("images*") if p.is_dir()):
+        labels = images.with_name(images.name.replace("images", "labels", 1))
+        if not labels.is_dir():
+            raise ValueError(f"{images} has no folder {labels.name} beside it with the label maps")
+        ours = {_stem(p).removesuffix("_0000"): p for p in sorted(images.iterdir()) if _stem(p)}
+        theirs = {_stem(p): p for p in sorted(labels.iterdir()) if _stem(p)}
+        alone = sorted(ours.keys() ^ theirs.keys())
+        if alone:
+            raise ValueError(
+                f"{images} and {labels} must have files of the same names; without partner: "
+                f"{', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}"
+            )
+        for name, image in ours.items():
+            pair = (image, theirs[name])
+            yield CaseSource(name, UNKNOWN, pair, functools.partial(_load_pair, name, pair, {}, reading))
+
+
+def _load_npz(files: tuple[Path, ...], classes: tuple[str, ...], reading: Reading) -> LabelledCase:
+    case = read_case(files[0])
+    if len(files) > 1:
+        case = replace(case, truth=read_labels(files[1]))
+    if case.truth is None:
+        raise ValueError(f"{files[0]}: there is no truth (gts) in it; give the folder that has it as --truth")
+    numbers = [int(value) for value in np.unique(case.truth) if value]
+    names = dict(zip(numbers, classes, strict=True)) if len(classes) == len(numbers) else {}
+    boxes = dict(zip(numbers, case.boxes, strict=True)) if case.boxes else {}
+    if case.boxes and len(case.boxes) != len(numbers):
+        raise ValueError(f"{files[0]}: {len(case.boxes)} boxes for {len(numbers)} classes")
+    truth, kept = _kept(case.truth, reading)
+    return LabelledCase(
+        replace(case, truth=truth, boxes=tuple(boxes[n] for n in kept) if boxes else None),
+        tuple(names[n] for n in kept) if names else (),
+    )
+
+
+def _load_pair(name: str, pair: tuple[Path, Path], names: dict[str, str], reading: Reading) -> LabelledCase:
+    image, labels = read_volume(pair[0]), read_labelmap(pair[1])
+    _check_same_grid(image, labels, pair)
+    truth, kept = _kept(labels.array, reading)
+    case = Case(name, _to_uint8(image.array, reading.window, pair[0]), image.spacing_kji_mm, truth)
+    return LabelledCase(case, tuple(str(names.get(str(n), n)) for n in kept))
+
+
+def _kept(labels: LabelArray, reading: Reading) -> tuple[LabelArray, list[int]]:
+    """The labels that are to be taken, the others being 0, and their numbers in rising order."""
+    if reading.objects is None:
+        return labels, [int(value) for value in np.unique(labels) if value]
+    kept = sorted(choose_labels(labels, reading.objects))
+    return np.where(np.isin(labels, kept), labels, 0), kept
+
+
+def _to_uint8(image: NDArray[Any], window: tuple[float, float] | None, path: Path) -> NDArray[np.uint8]:
+    low, high = window or tuple(np.percentile(image, USUAL_PERCENTILES))
+    if not low < high:
+        low, high = image.min(), image.max()  # all but a few voxels are the same
+    if not low < high:
+        raise ValueError(f"{path}: the image is constant, there is nothing to see in it")
+    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+def _check_same_grid(image: Volume, labels: Volume, pair: tuple[Path, Path]) -> None:
+    if image.shape != labels.shape:
+        raise ValueError(
+            f"{pair[1]} has shape {labels.shape}, its image {image.shape}; they must be on one grid"
+        )
+    offset_mm = grid_distance_mm(image.ijk_to_ras, labels.ijk_to_ras, image.shape)
+    if offset_mm > 0.01 * min(image.spacing_kji_mm):
+        raise ValueError(
+            f"{pair[1]} lies up to {offset_mm:.3g} mm off its image; resample it to the image's grid"
+        )
+
+
+def _about(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(about, dict) or not isinstance(about.get("labels", {}), dict):
+        raise ValueError(f'{file}: expected {{"modality": …, "labels": {{"1": name, …}}}}')
+    return about
+
+
+def _stem(path: Path) -> str:
+    """A volume's file name without its suffix; empty for other and hidden files."""
+    suffix = next((s for s in sorted(READ_SUFFIXES, key=len, reverse=True) if path.name.endswith(s)), "")
+    return path.name.removesuffix(suffix) if suffix and not path.name.startswith(".") else ""
