@@ -21,7 +21,7 @@ from GSMedSegLib.prompts import Box
 from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, read_labelmap, read_volume
 
 SMALLEST_OBJECT = 100
-"""Voxels; where only some objects of a case are taken, smaller ones are left out: mostly pieces at a border."""
+"""Voxels; where only some objects of a case are taken, smaller ones, mostly cut pieces, are left out."""
 
 CLASS_NAMES = "classes.json"
 """Beside challenge files: {case: [name of each class]}."""
@@ -129,7 +129,7 @@ def find_sources(
     ]
     if not found:
         raise ValueError(
-            f"{data}: no labelled case here; expected .npz challenge files, CASE folders with image and label "
+            f"{data}: no labelled case; expected .npz challenge files, CASE folders with image and label "
             f"({', '.join(READ_SUFFIXES)}), or folders images and labels with files of the same names"
         )
     if modality:

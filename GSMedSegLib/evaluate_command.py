@@ -163,6 +163,7 @@ def _facts(ranks: Ranks) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         "processes": str(ranks.size),
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, monai {monai.__version__}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"MONAI {monai.__version__}",
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }

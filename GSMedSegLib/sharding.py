@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(days=2)
-"""How long the first process that is done waits for the others; one that dies is noticed at once by torchrun."""
+"""How long the first process that is done waits for the others; torchrun notices at once when one dies."""
 
 
 class Ranks:

@@ -88,7 +88,8 @@ def test_challenge_files(tmp_path: Path) -> None:
     one = find_sources(tmp_path, reading=Reading(objects=1))[0].load()
     assert one.classes == ("liver",)  # the cyst has 32 voxels, too few to be chosen
     assert one.case.boxes == (None,)
-    assert one.case.truth is not None and set(np.unique(one.case.truth)) == {0, 5}
+    assert one.case.truth is not None
+    assert set(np.unique(one.case.truth)) == {0, 5}
 
 
 def test_the_truth_kept_apart(tmp_path: Path) -> None:
@@ -96,10 +97,10 @@ def test_the_truth_kept_apart(tmp_path: Path) -> None:
     for part in ("imgs", "gts"):
         (tmp_path / part).mkdir()
     write_case(tmp_path / "imgs" / "CT_a.npz", case)
-    with pytest.raises(ValueError, match="gts.*does not exist"):
+    with pytest.raises(ValueError, match=r"gts.*does not exist"):
         find_sources(tmp_path / "imgs", truth=tmp_path / "gts")
     (lonely,) = find_sources(tmp_path / "imgs")
-    with pytest.raises(ValueError, match="no truth .* --truth"):
+    with pytest.raises(ValueError, match=r"no truth .* --truth"):
         lonely.load()
     write_truth(tmp_path / "gts" / "CT_a.npz", LABELS)
     (source,) = find_sources(tmp_path / "imgs", truth=tmp_path / "gts")
@@ -160,14 +161,15 @@ def test_a_box_grows_with_the_image() -> None:
 def test_boxes_of_a_case_are_always_the_same() -> None:
     case = Case("CT_a", np.zeros((8, 12, 10), np.uint8), (1, 1, 1), LABELS)
     again = with_boxes(case).boxes
-    assert again is not None and len(again) == 2
+    assert again is not None
+    assert len(again) == 2
     assert with_boxes(case).boxes == again
     with pytest.raises(ValueError, match="no labels"):
         with_boxes(replace(case, truth=None))
 
 
 def test_nothing_found(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no labelled case here; expected .npz"):
+    with pytest.raises(ValueError, match=r"no labelled case; expected \.npz"):
         find_sources(tmp_path)
     with pytest.raises(FileNotFoundError):
         find_sources(tmp_path / "missing")
@@ -205,7 +207,7 @@ def test_two_grids(label: NDArray[np.uint8], origin_x: float, message: str, tmp_
 
 def test_bad_content(tmp_path: Path) -> None:
     write_pair(tmp_path / "json", "not a dict")
-    with pytest.raises(ValueError, match="labels.json: expected"):
+    with pytest.raises(ValueError, match=r"labels\.json: expected"):
         find_sources(tmp_path / "json")
     (tmp_path / "json" / "labels.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not valid JSON"):
@@ -218,7 +220,7 @@ def test_bad_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("objects", "window"), [(0, None), (None, (3.0, 3.0))])
 def test_bad_readings(objects: int | None, window: tuple[float, float] | None) -> None:
-    with pytest.raises(ValueError, match="at least one object|from a lower to a higher"):
+    with pytest.raises(ValueError, match=r"at least one object|from a lower to a higher"):
         Reading(objects, window)
 
 

@@ -167,7 +167,7 @@ def test_any_user_may_answer(program: Write, case: Case, scratch: Path) -> None:
         ("import sys; sys.stderr.buffer.write(b'x' * 999 + b'\\xff')", "exit code 0: x{300}$"),
         (
             "import numpy as np; np.savez('outputs/CT_cube 1', segs=np.zeros((6, 7, 9)))",
-            r"^outputs/CT_cube 1.npz: segs must have the shape of imgs, \(6, 7, 8\), got \(6, 7, 9\); exit code",
+            r"^outputs/CT_cube 1.npz: segs must have the shape of imgs, \(6, 7, 8\), got \(6, 7, 9\); exit",
         ),
         (
             "import numpy as np; np.savez('outputs/CT_cube 1', seg=np.zeros((6, 7, 8)))",
