@@ -6,7 +6,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE.txt predict.sh ./
 COPY GSMedSegLib GSMedSegLib
 COPY Training Training
 RUN python3 -m pip install --no-cache-dir -c constraints.txt .
-RUN rm -r GSMedSegLib Training build
+RUN rm -r GSMedSegLib Training build gsmedseg.egg-info
 RUN mkdir inputs outputs
 ENV PYTHONDONTWRITEBYTECODE=1
 CMD ["sh", "predict.sh"]

@@ -141,6 +141,7 @@ def play(
     *,
     modality: str = "",
     classes: tuple[str, ...] = (),
+    surfaces: bool = True,
     finished: Callable[[int], None] = lambda number: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Played:
@@ -154,6 +155,7 @@ def play(
         case: with truth; clicks it has are left out, boxes are used.
         modality: for the result.
         classes: a name for each class; by default the labels of the truth.
+        surfaces: score surfaces too, which takes longer; zeros stand for them otherwise.
         finished: called with the number of each finished round, 0 for the box round.
         clock: seconds.
 
@@ -172,7 +174,7 @@ def play(
     if case.boxes is not None:
         answer, seconds, error = _run(segmenter, state, clock)
         state = replace(state, prev_pred=answer)
-        box_round = _score(masks, answer, case.spacing_mm, seconds, error)
+        box_round = _score(masks, answer, case.spacing_mm if surfaces else None, seconds, error)
         finished(0)
     rounds: list[Round] = []
     clicks: list[tuple[Click | None, ...]] = [()] * len(masks)
@@ -184,7 +186,7 @@ def play(
         state = replace(state, clicks=tuple(clicks), prev_pred=before)
         answer, seconds, error = _run(segmenter, state, clock)
         state = replace(state, prev_pred=answer)
-        rounds.append(_score(masks, answer, case.spacing_mm, seconds, error))
+        rounds.append(_score(masks, answer, case.spacing_mm if surfaces else None, seconds, error))
         finished(number)
     names = classes or tuple(str(label) for label in labels)
     return Played(
@@ -235,14 +237,14 @@ def _run(segmenter: Segmenter, case: Case, clock: Callable[[], float]) -> tuple[
 def _score(
     masks: list[NDArray[np.bool_]],
     answer: LabelArray,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: tuple[float, float, float] | None,
     seconds: float,
     error: str,
 ) -> Round:
     found = [answer == number for number in range(1, len(masks) + 1)]
     overlaps = tuple(dice(mask, mine) for mask, mine in zip(masks, found, strict=True))
     surfaces = (0.0,) * len(masks)
-    if float(np.mean(overlaps)) > HOPELESS_DICE:
+    if spacing_mm is not None and float(np.mean(overlaps)) > HOPELESS_DICE:
         surfaces = tuple(
             surface_dice(mask, mine, spacing_mm, TOLERANCE_MM)
             for mask, mine in zip(masks, found, strict=True)

@@ -39,7 +39,7 @@ def measure(
         assert case.truth is not None, "case folders have labels"
         for label in np.unique(case.truth)[1:]:
             alone = replace(case, truth=(case.truth == label).astype(np.uint8))
-            rounds = play(segmenter, alone).result.click_rounds
+            rounds = play(segmenter, alone, surfaces=False).result.click_rounds
             data_set = source.files[0].parents[1].name
             scores.setdefault(data_set, []).append([r.mean_dice for r in rounds])
     return scores
