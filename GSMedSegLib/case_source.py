@@ -140,6 +140,25 @@ def find_sources(
     return sorted(found, key=lambda source: source.name)
 
 
+def read_class_names(folder: Path) -> dict[str, list[str]]:
+    """What `CLASS_NAMES` says in a folder of challenge files; empty where there is no such file.
+
+    Raises:
+        ValueError: the file does not hold lists of names by case.
+    """
+    file = folder / CLASS_NAMES
+    if not file.exists():
+        return {}
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not valid JSON ({error})") from None
+    lists = list(names.values()) if isinstance(names, dict) else [None]
+    if not all(isinstance(several, list) and all(isinstance(n, str) for n in several) for several in lists):
+        raise ValueError(f'{file}: expected {{case: ["name of class 1", …]}}; correct it, or remove it')
+    return dict(names)
+
+
 def choose_labels(labels: LabelArray, count: int) -> list[int]:
     """Up to `count` labels of at least `SMALLEST_OBJECT` voxels, evenly spaced by rank of size.
 
@@ -197,8 +216,7 @@ def with_boxes(case: Case) -> Case:
 
 
 def _challenge_files(data: Path, truth: Path | None, reading: Reading) -> Iterator[CaseSource]:
-    names = data / CLASS_NAMES
-    classes = json.loads(names.read_text(encoding="utf-8")) if names.exists() else {}
+    classes = read_class_names(data)
     for file in sorted(data.iterdir()):
         if file.suffix != ".npz" or file.name.startswith("."):
             continue
@@ -225,10 +243,15 @@ def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
 
 
 def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
-    for images in sorted(p for p in data.glob("images*") if p.is_dir()):
-        labels = images.with_name(images.name.replace("images", "labels", 1))
+    folders = sorted(p for p in data.glob("images*") if p.is_dir())
+    beside = {images: images.with_name(images.name.replace("images", "labels", 1)) for images in folders}
+    if folders and not any(labels.is_dir() for labels in beside.values()):
+        raise ValueError(
+            f"{folders[0]} has no folder {beside[folders[0]].name} beside it with the label maps"
+        )
+    for images, labels in beside.items():
         if not labels.is_dir():
-            raise ValueError(f"{images} has no folder {labels.name} beside it with the label maps")
+            continue  # test images, whose labels are kept apart
         ours = {_stem(p).removesuffix("_0000"): p for p in sorted(images.iterdir()) if _stem(p)}
         theirs = {_stem(p): p for p in sorted(labels.iterdir()) if _stem(p)}
         alone = sorted(ours.keys() ^ theirs.keys())

@@ -80,25 +80,28 @@ def _make_cases(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from GSMedSegLib.atomic import atomic_path
+    from GSMedSegLib.case_source import CLASS_NAMES, read_class_names
 
     sources = find_sources_of(options)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.output.samefile(options.data):
         raise ValueError(f"{options.output} holds the data itself; choose another OUTPUT_DIR")
-    failed, classes = [], dict[str, tuple[str, ...]]()
+    named = options.output / "imgs" if options.split_truth else options.output
+    named.mkdir(exist_ok=True)
+    failed, written, classes = [], 0, read_class_names(named)  # cases made before keep theirs
     with tqdm(sources, unit="case", file=sys.stderr, disable=None) as bar:
         for source in bar:
             try:
-                classes[source.name] = _write(source, options)
+                classes[source.name] = list(_write(source, options))
+                written += 1
             except (ValueError, OSError, MemoryError) as error:
                 failed.append(source.name)
                 bar.write(f"gsmedseg: error: {source.name}: {reason(error)}", file=sys.stderr)
-    named = options.output / "imgs" if options.split_truth else options.output
-    if classes:
-        with atomic_path(named / "classes.json") as temporary:
+    if written:
+        with atomic_path(named / CLASS_NAMES) as temporary:
             text = json.dumps(classes, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"{len(classes)} cases in {options.output}")
+    print(f"{written} cases in {options.output}")
     if failed:
         say(f"error: {len(failed)} of {len(sources)} cases failed: {', '.join(failed)}")
     return FAILED if failed else 0

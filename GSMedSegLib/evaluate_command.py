@@ -46,6 +46,12 @@ def add_evaluate(commands: Any) -> None:
         help="gsmedseg, or container:COMMAND for any challenge container or script (default: %(default)s)",
     )
     parser.add_argument(
+        "--run-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="end a run of container:COMMAND after so long; it counts as failed (default: never)",
+    )
+    parser.add_argument(
         "--save-masks", action="store_true", help="keep the last labels of every case in REPORT/masks"
     )
     add_engine_options(parser, strategy="adaptive", precision="auto")
@@ -76,16 +82,20 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
     if name == "gsmedseg":
         return CaseSegmenter(load_predictor(options))
     if name.startswith(CONTAINER):
-        return ContainerSegmenter(name.removeprefix(CONTAINER))
+        return ContainerSegmenter(name.removeprefix(CONTAINER), options.run_timeout)
     raise ValueError(f"there is no engine {name!r}; expected gsmedseg or container:COMMAND")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
     """What decides on the results; a folder has those of one such set."""
+    from GSMedSegLib.checkpoint import sha256_of
+    from GSMedSegLib.model_store import resolve
+
     settings = {"engine": options.engine, "version": __version__}
     names = ["modality", "objects", "window", "truth"]
     if options.engine == "gsmedseg":
         names += ["weights", "device", "precision", "strategy", "roi"]
+        settings["weights SHA-256"] = sha256_of(resolve(options.weights))  # a file trained on keeps its name
     for name in names:
         value = getattr(options, name)
         if value is not None and value != "":
@@ -118,7 +128,7 @@ def _run(
         ):
             results.append(result)
             for error in result.errors:
-                bar.write(f"gsmedseg: error: {result.name}: {error}", file=sys.stderr)
+                bar.write(f"gsmedseg: error: {result.name}: {' '.join(error.split())}", file=sys.stderr)
             bar.update()
     return results
 

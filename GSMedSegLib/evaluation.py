@@ -37,7 +37,12 @@ class ResultStore:
         if not file.exists():
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        before = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{file} is not what an evaluation wrote; choose another folder, or remove the file"
+            ) from None
         different = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if different:
             details = ", ".join(f"{key} {before.get(key)!r}, now {settings.get(key)!r}" for key in different)
@@ -114,8 +119,10 @@ def _play(
     keep_masks: bool,
     round_done: Callable[[CaseSource, int], None],
 ) -> CaseResult:
+    classes, has_boxes = tuple[str, ...](), False
     try:
         labelled = source.load()
+        classes, has_boxes = labelled.classes, labelled.case.boxes is not None
         played = play(
             segmenter,
             labelled.case,
@@ -124,21 +131,32 @@ def _play(
             finished=lambda number: round_done(source, number),
         )
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        result = failed_case(source.name, source.modality, (), False, str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+        result = failed_case(source.name, source.modality, classes, has_boxes, reason)
         store.write(source, result, None)
         return result
     if keep_masks:
         store.write_masks(played)
-    store.write(source, played.result, draw(played) if draw else None)
+    store.write(source, played.result, None)  # before the picture: hours of work do not hang on it
+    if draw:
+        try:
+            picture = draw(played)
+        except (ValueError, MemoryError):
+            return played.result  # the report does without
+        store.write(source, played.result, picture)
     return played.result
 
 
 def _state(source: CaseSource) -> list[list[Any]]:
     """What would change if the files of a case did."""
-    found = []
+    found: list[list[Any]] = []
     for file in source.files:
-        status = file.stat()
-        found.append([file.name, status.st_size, status.st_mtime_ns])
+        try:
+            status = file.stat()
+        except OSError:  # gone, or on a share that is away: the case fails, the others go on
+            found.append([file.name, None, None])
+        else:
+            found.append([file.name, status.st_size, status.st_mtime_ns])
     return found
 
 

@@ -187,6 +187,22 @@ def test_what_does_not_belong_together(tmp_path: Path) -> None:
         find_sources(tmp_path / "b")
 
 
+def test_test_images_have_no_labels(tmp_path: Path) -> None:
+    """As in the folders of nnU-Net: imagesTr with labelsTr, and imagesTs alone."""
+    write(tmp_path / "imagesTr" / "a_0000.mha", IMAGE)
+    write(tmp_path / "labelsTr" / "a.mha", LABELS)
+    write(tmp_path / "imagesTs" / "b_0000.mha", IMAGE)
+    assert [source.name for source in find_sources(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"CT_a": "liver"}', '{"CT_a": [1]}', "{"])
+def test_class_names_that_are_none(text: str, tmp_path: Path) -> None:
+    write_case(tmp_path / "CT_a.npz", Case("x", (LABELS * 20).astype(np.uint8), (1, 1, 1), LABELS))
+    (tmp_path / "classes.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"classes\.json: (not valid JSON|expected)"):
+        find_sources(tmp_path)
+
+
 def test_names_are_unlike(tmp_path: Path) -> None:
     write_pair(tmp_path / "a" / "b_c")
     write_pair(tmp_path / "a_b" / "c")

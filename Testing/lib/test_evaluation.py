@@ -121,6 +121,47 @@ def test_a_damaged_result_is_made_again(sources: list[CaseSource], folder: Path)
     assert again.runs == 10
 
 
+def test_a_file_that_went_away_fails_its_case_alone(
+    sources: list[CaseSource], folder: Path, tmp_path: Path
+) -> None:
+    def load() -> LabelledCase:
+        raise FileNotFoundError(2, "No such file or directory", "CT_gone.npz")
+
+    gone = source(tmp_path, "CT_gone", load)
+    gone.files[0].unlink()
+    results = run(Perfect(), [gone, sources[0]], folder)
+    assert [bool(r.errors) for r in results] == [True, False]
+
+
+def test_a_case_that_cannot_be_played_keeps_its_classes(
+    sources: list[CaseSource], folder: Path, tmp_path: Path
+) -> None:
+    """Three names for two classes: listed with what is known of it."""
+    case = Case("CT_odd", IMAGE, (1, 1, 1), TRUTH)
+    odd = source(tmp_path, "CT_odd", lambda: LabelledCase(case, ("a", "b", "c")))
+    (result,) = run(Perfect(), [odd], folder)
+    assert (result.classes, result.dice_auc) == (("a", "b", "c"), 0.0)
+    assert "a name for each of 2 classes, got 3" in result.errors[0]
+
+
+def test_a_picture_that_fails_costs_no_result(sources: list[CaseSource], folder: Path) -> None:
+    def draw(played: Played) -> bytes:
+        raise MemoryError
+
+    store = ResultStore(folder, {})
+    (result,) = evaluate(Perfect(), sources[:1], store, draw=draw)
+    assert store.read(sources[0]) == result
+    assert not store.picture("CT_a").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_a_folder_with_another_settings_file(text: str, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "settings.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="not what an evaluation wrote; choose another folder"):
+        ResultStore(folder, {})
+
+
 def test_other_settings_need_another_folder(sources: list[CaseSource], folder: Path) -> None:
     run(Perfect(), sources, folder)
     with pytest.raises(ValueError, match="engine 'perfect', now 'other'; choose another folder"):
