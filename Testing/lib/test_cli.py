@@ -624,6 +624,35 @@ def test_classes_are_painted_as_the_strategy_says(
     np.testing.assert_array_equal(segs(out / "CT_a.npz"), expected)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_too_little_time_costs_care_and_no_answer(
+    strategy: str, cases: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit that nothing can keep: the quickest way is taken, the answer is written, and all is said."""
+    out = tmp_path / "out"
+    arguments = ["predict", cases, out, "--weights", weights, "--strategy", strategy, "--roi", "32"]
+    assert main([str(word) for word in [*arguments, "--time-limit", "0.001"]]) == 0
+    said = capsys.readouterr().err
+    assert "warning: CT_a: from class 1 on with quarter resolution, to stay within the time limit" in said
+    assert "this run's share of the time limit is 0.0 s" in said
+    assert segs(out / "CT_a.npz").shape == SHAPE
+    if strategy == "adaptive":
+        assert segs(out / "CT_a.npz").any()
+
+
+def test_time_enough_changes_nothing(cases: Path, run: Callable[..., str], tmp_path: Path) -> None:
+    run("predict", cases, tmp_path / "a", *COMMON)
+    run("predict", cases, tmp_path / "b", *COMMON, "--time-limit", "3600")
+    np.testing.assert_array_equal(segs(tmp_path / "a" / "CT_a.npz"), segs(tmp_path / "b" / "CT_a.npz"))
+
+
+@pytest.mark.parametrize("limit", ["0", "-3", "nan"])
+def test_a_time_limit_is_a_time(limit: str, cases: Path, fail: Callable[..., str], tmp_path: Path) -> None:
+    assert "--time-limit must be above 0 seconds" in fail(
+        "predict", cases, tmp_path / "out", f"--time-limit={limit}"
+    )
+
+
 def test_nifti_beside_the_result(cases: Path, run: Callable[..., str], tmp_path: Path) -> None:
     """Array axis n is NIfTI axis n, with spacing n."""
     out = tmp_path / "out"

@@ -296,9 +296,14 @@ def test_interrupting_us_interrupts_it(program: Write, case: Case, tmp_path: Pat
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        segmenter.segment(case)
+    # A shell has its background jobs ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            segmenter.segment(case)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ends(int(pids.read_text()))
     assert list(scratch.iterdir()) == []
 

@@ -47,11 +47,13 @@ def test_two_processes_gather_and_agree(tmp_path: Path) -> None:
     """Under the real torchrun."""
     script = tmp_path / "job.py"
     script.write_text(
+        "import sys\n"
         "from GSMedSegLib.sharding import join_ranks\n"
         "with join_ranks() as ranks:\n"
         "    gathered = ranks.gather(('of', ranks.rank))\n"
         "    agreed = ranks.agree(ranks.rank + 40)\n"
-        "    print(f'rank {ranks.rank} of {ranks.size}: {gathered} {agreed}', flush=True)\n",
+        "    line = f'rank {ranks.rank} of {ranks.size}: {gathered} {agreed}\\n'\n"
+        "    sys.stdout.write(line)\n",  # in one piece: both write to the same stream
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

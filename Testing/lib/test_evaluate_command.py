@@ -1,0 +1,247 @@
+"""`gsmedseg evaluate` and `make-cases` from end to end, with the bundled weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from GSMedSegLib.case_source import find_sources
+from GSMedSegLib.cli import main
+from GSMedSegLib.npz import read_case, read_labels
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NAMES = ("CT_small", "MR_medium", "PET_large")
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images with two bright balls each, beside their label maps."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for size, name in zip((24, 28, 32), NAMES, strict=True):
+        grid = np.indices((size,) * 3)
+        labels = np.zeros((size,) * 3, np.uint8)
+        for label, middle in ((2, size // 4), (7, 3 * size // 4)):
+            labels[((grid - middle) ** 2).sum(0) <= (size // 6) ** 2] = label
+        image = np.where(labels > 0, 200.0, 60.0) + rng.normal(0, 10, labels.shape)
+        (folder / name).mkdir()
+        for kind, array in (("image", image.astype(np.int16)), ("label", labels)):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / name / f"{kind}.nii.gz"))
+        about = {"modality": name.split("_")[0], "labels": {"2": "near", "7": "far"}}
+        (folder / name / "labels.json").write_text(json.dumps(about), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Challenge files of them, with boxes."""
+    folder = tmp_path_factory.mktemp("cases")
+    assert main(["make-cases", str(volumes), str(folder)]) == 0
+    return folder
+
+
+def evaluate(data: Path, report: Path, *options: str | Path) -> int:
+    return main(["evaluate", str(data), "-o", str(report), "--precision", "fp32", *map(str, options)])
+
+
+def rows(report: Path) -> list[dict[str, str]]:
+    """Of metrics.csv, without the times."""
+    with (report / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if "RunningTime" not in k} for row in csv.DictReader(file)]
+
+
+def test_cases_are_made_as_the_challenge_has_them(volumes: Path, cases: Path) -> None:
+    assert sorted(p.name for p in cases.iterdir()) == [*(f"{n}.npz" for n in NAMES), "classes.json"]
+    case = read_case(cases / "CT_small.npz")
+    original = find_sources(volumes)[0].load().case
+    assert original.truth is not None
+    np.testing.assert_array_equal(case.image, original.image)
+    np.testing.assert_array_equal(case.truth, np.searchsorted([0, 2, 7], original.truth))
+    assert case.boxes is not None
+    assert len(case.boxes) == 2
+    assert [source.load().classes for source in find_sources(cases)] == [("near", "far")] * 3
+
+
+def test_truth_apart_and_no_boxes(volumes: Path, tmp_path: Path) -> None:
+    assert main(["make-cases", str(volumes), str(tmp_path), "--split-truth", "--no-boxes"]) == 0
+    case = read_case(tmp_path / "imgs" / "CT_small.npz")
+    assert (case.truth, case.boxes) == (None, None)
+    assert set(np.unique(read_labels(tmp_path / "gts" / "CT_small.npz"))) == {0, 1, 2}
+    sources = find_sources(tmp_path / "imgs", truth=tmp_path / "gts")
+    assert [source.load().classes for source in sources] == [("near", "far")] * 3
+
+
+def test_a_bad_volume_stops_no_other(
+    volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(volumes, data)
+    (data / "CT_small" / "image.nii.gz").write_bytes(b"not an image")
+    assert main(["make-cases", str(data), str(tmp_path / "out")]) == 2
+    assert "1 of 3 cases failed: CT_small" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "classes.json").read_text(encoding="utf-8")).keys() == {
+        "MR_medium",
+        "PET_large",
+    }
+    shutil.copy(volumes / "CT_small" / "image.nii.gz", data / "CT_small")
+    assert main(["make-cases", str(data), str(tmp_path / "out")]) == 0
+
+
+def test_names_of_earlier_cases_are_kept(volumes: Path, tmp_path: Path) -> None:
+    for name in NAMES[:2]:
+        assert main(["make-cases", str(volumes / name), str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "classes.json").read_text(encoding="utf-8")) == {
+        name: ["near", "far"] for name in NAMES[:2]
+    }
+
+
+def test_a_report_is_written(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report"
+    assert evaluate(cases, report, "--save-masks") == 0
+    assert "3 cases, DSC_AUC " in capsys.readouterr().out
+    written = {p.name for p in report.iterdir()}
+    assert written == {
+        "cases",
+        "classes.csv",
+        "masks",
+        "metrics.csv",
+        "report.html",
+        "settings.json",
+        "summary.json",
+    }
+    assert [row["CaseName"] for row in rows(report)] == [f"{name}.npz" for name in NAMES]
+    assert all(float(row["DSC_AUC"]) > 2 for row in rows(report)), "bright balls are no hard case"
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 3
+    again = rows(report)
+    stamp = (report / "cases" / "CT_small.json").stat().st_mtime_ns
+    assert evaluate(cases, report, "--save-masks") == 0
+    assert rows(report) == again
+    assert (report / "cases" / "CT_small.json").stat().st_mtime_ns == stamp, "it was played again"
+
+
+def test_pairs_and_the_cases_made_of_them_score_the_same(volumes: Path, cases: Path, tmp_path: Path) -> None:
+    """But for the box round, which only the cases have; without boxes there is no difference."""
+    bare = tmp_path / "bare"
+    assert main(["make-cases", str(volumes), str(bare), "--no-boxes"]) == 0
+    assert evaluate(volumes, tmp_path / "a") == 0
+    assert evaluate(bare, tmp_path / "b") == 0
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_retrained_weights_are_other_weights(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of the same name with another content: its results are not mixed with those before."""
+    weights, report = tmp_path / "mine.safetensors", tmp_path / "report"
+    shutil.copy(ROOT / "GSMedSegLib" / "weights" / "gsmedseg-compact.safetensors", weights)
+    assert evaluate(cases, report, "--weights", weights) == 0
+    assert (
+        main(["weights", "convert", str(weights), str(tmp_path / "other.safetensors"), "--dtype", "bf16"])
+        == 0
+    )
+    shutil.copy(tmp_path / "other.safetensors", weights)
+    assert evaluate(cases, report, "--weights", weights) == 2
+    assert "weights SHA-256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "magic"], "there is no engine 'magic'; expected gsmedseg or container:COMMAND"),
+        (["--engine", "container:no-such-program"], "no program 'no-such-program'"),
+        (["--objects", "0"], "at least one object"),
+        (["--window", "5"], "two numbers LOW,HIGH"),
+        (["--truth", "nowhere"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    options: list[str], message: str, cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: int | str | None = evaluate(cases, tmp_path / "report", *options)
+    except SystemExit as leaving:
+        code = leaving.code
+    assert code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_container_that_hangs_fails(cases: Path, tmp_path: Path) -> None:
+    script = tmp_path / "hang.py"
+    script.write_text("import time; time.sleep(60)", encoding="utf-8")
+    command = f'container:"{sys.executable}" "{script}"'
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(cases / "CT_small.npz", one)
+    assert evaluate(one, tmp_path / "report", "--engine", command, "--run-timeout", "0.2") == 2
+    (row,) = rows(tmp_path / "report")
+    assert float(row["DSC_AUC"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no sh, as in the container")
+def test_predict_sh_six_times_is_the_same(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container starts anew in every round; masks and scores are those of one process."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(cases / "MR_medium.npz", one)
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    assert main(["evaluate", str(one), "-o", str(inside), "--save-masks"]) == 0
+    command = f"container:sh '{ROOT / 'predict.sh'}'"
+    assert main(["evaluate", str(one), "-o", str(outside), "--save-masks", "--engine", command]) == 0
+    assert rows(inside) == rows(outside)
+    masks = [read_labels(folder / "masks" / "MR_medium.npz", "segs") for folder in (inside, outside)]
+    assert masks[0].any()
+    np.testing.assert_array_equal(*masks)
+
+
+def in_two_processes(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run(
+        [*command, "-m", "GSMedSegLib.cli", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does(cases: Path, tmp_path: Path) -> None:
+    """Under the real torchrun, for `evaluate` and for `predict`."""
+    assert evaluate(cases, tmp_path / "one") == 0
+    done = in_two_processes("evaluate", cases, "-o", tmp_path / "two", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 cases, DSC_AUC") == 1
+    assert rows(tmp_path / "two") == rows(tmp_path / "one")
+
+    prompted = tmp_path / "prompted"
+    prompted.mkdir()
+    for name in NAMES:
+        shutil.copy(cases / f"{name}.npz", prompted)
+    assert main(["predict", str(prompted), str(tmp_path / "p1"), "--strategy", "adaptive"]) == 0
+    (prompted / "CT_broken.npz").write_bytes(b"no archive")
+    done = in_two_processes("predict", prompted, tmp_path / "p2", "--strategy", "adaptive")
+    assert done.returncode != 0
+    assert "1 of 4 cases failed: CT_broken" in done.stderr
+    for name in NAMES:
+        found: list[NDArray[np.generic]] = [
+            read_labels(tmp_path / out / f"{name}.npz", "segs") for out in ("p1", "p2")
+        ]
+        np.testing.assert_array_equal(*found)
