@@ -31,6 +31,9 @@ COARSER = 1.5
 MOST_LOOKS = 3
 """Views tried for one click after the first, before the last one is taken."""
 
+AGREEMENT = 0.6
+"""Dice that the answers of two views must have where both look, for the second to be believed."""
+
 SHARPNESS = 2.0
 """What a sharp border weighs beside the Dice that the network expects."""
 
@@ -112,7 +115,11 @@ class AdaptiveStrategy:
             better = self._better_view(view, logits)
             if better is None:
                 break
-            view, logits = better, self._look(better, clicks, self._paste(before, view, logits))
+            now = self._paste(before, view, logits)
+            answer = self._look(better, clicks, now)
+            if not self._agree(view, logits, better, answer):
+                break
+            view, logits = better, answer
         return self._obey(replace(self._paste(before, view, logits), view=view), clicks)
 
     def _zoom(self, clicks: Sequence[Click]) -> View:
@@ -187,6 +194,15 @@ class AdaptiveStrategy:
         change = np.array(better.step_kji) / np.array(view.step_kji)
         moved = np.abs(np.array(better.center_kji) - view.center_kji) / (np.array(view.step_kji) * view.size)
         return better if abs(np.log(change[0])) > 0.15 or moved.max() > 0.15 else None
+
+    def _agree(self, view: View, logits: Tensor, other: View, answer: Tensor) -> bool:
+        """Whether the answer of another view is about the same object, as far as both show it."""
+        mine = logits > 0
+        shown = self._seen(self._paste(None, other, answer), view)
+        visible = shown > OUTSIDE
+        theirs = shown > 0
+        both = 2 * float((mine & theirs).sum())
+        return both >= AGREEMENT * float((mine & visible).sum() + theirs.sum())
 
     def _view_for(self, before: Segment, click: Click) -> View:
         """The view for a further click: the one before if it shows it, else one with mask and click.

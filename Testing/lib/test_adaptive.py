@@ -113,6 +113,31 @@ def test_the_zoom_that_is_rated_best_is_taken(see):
         assert strategy._zoom([Click((16, 16, 16), True)]).step_kji[0] == wanted
 
 
+@pytest.mark.parametrize("sober", [True, False])
+def test_a_wider_view_is_believed_if_it_sees_the_same(see, sober):
+    """A rod leaves the first view. A wider one that sees the rod is taken; one that sees more is not."""
+    image = np.zeros((64, 64, 64), np.float32)
+    image[28:37, 28:37, :] = 1
+    strategy, engine = see(image)
+    fine = strategy._view(np.array((32.0, 32.0, 32.0)), 1.0)
+    strategy._zoom = lambda clicks: fine
+    perfect = engine.decode
+
+    def decode(embedding, *prompts):
+        seen_fine = embedding is engine.kept[(strategy._image_key, fine)]
+        return perfect(embedding, *prompts) if sober or seen_fine else torch.full((1, ROI, ROI, ROI), 9.0)
+
+    engine.decode = decode
+    segment = strategy.predict([Click((32, 32, 32), True)])
+    assert len(engine.views) > 1, "the mask is cut off: a wider view is tried"
+    if sober:
+        assert segment.view.step_kji[0] > fine.step_kji[0]
+        assert dice(segment.mask, image > 0.5) > 0.9
+    else:
+        assert segment.view == fine
+        assert np.array_equal(segment.mask[segment.box], image[segment.box] > 0.5)
+
+
 def test_a_small_image_is_seen_whole(see):
     """The widest look at an image that fits one view is centred, wherever the click."""
     strategy, engine = see(ball((12, 16, 10), (6, 8, 5), 4))
