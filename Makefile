@@ -29,8 +29,9 @@ lint: env ## Check style, format and types
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
-bench: env ## Time the engine beside MONAI's inferer; the figures go to build/bench
+bench: env ## Time engine and challenge case beside MONAI's inferer; the figures go to build/bench
 	$(RUN) -m Testing.benchmarks.engine
+	$(RUN) -m Testing.benchmarks.challenge
 
 accuracy: env ## Simulate clicks on the development data; the figures go to build/accuracy
 	$(RUN) -m Testing.benchmarks.accuracy
