@@ -5,10 +5,10 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench accuracy clean
+.PHONY: help env demo test lint bench accuracy finetune-demo clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(INSTALLED) ## Make the environment .venv with all that the other targets need
 
@@ -29,12 +29,17 @@ lint: env ## Check style, format and types
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
-bench: env ## Time engine and challenge case beside MONAI's inferer; the figures go to build/bench
+bench: env ## Time engine, challenge case and training step beside MONAI's; the figures go to build/bench
 	$(RUN) -m Testing.benchmarks.engine
 	$(RUN) -m Testing.benchmarks.challenge
+	$(RUN) -m Testing.benchmarks.training
 
 accuracy: env ## Simulate clicks on the development data; the figures go to build/accuracy
 	$(RUN) -m Testing.benchmarks.accuracy
+
+DATA ?= ../shared/data/dev/msd_hippocampus
+finetune-demo: env ## Fine-tune the compact weights on a few cases, DATA=FOLDER; the result goes to build/finetune-demo
+	$(RUN) -m Training.finetune Training/configs/demo.toml --data $(DATA)
 
 clean: ## Remove build/ and the caches; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

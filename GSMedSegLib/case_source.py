@@ -6,7 +6,7 @@ import functools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,18 @@ class CaseSource:
         modality: CT, MRI, PET, Ultrasound, Microscopy, … or unknown.
         files: that it is read from.
         load: reads it; raises ValueError or OSError as `npz.read_case` and `volume_io.read_volume` do.
+        patient: whose it is: what its `labels.json` calls `group`, else its name.
     """
 
     name: str
     modality: str
     files: tuple[Path, ...]
     load: Callable[[], LabelledCase]
+    patient: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.patient:
+            object.__setattr__(self, "patient", self.name)
 
     @property
     def nbytes(self) -> int:
@@ -106,14 +112,15 @@ class Reading:
 def find_sources(
     data: Path, *, truth: Path | None = None, modality: str = "", reading: Reading | None = None
 ) -> list[CaseSource]:
-    """The labelled cases in a folder, by name.
+    """The labelled cases in a folder, by name; or those that a text file lists, one path a line.
 
-    It may hold challenge files (`*.npz`); folders, however deep, with `image` and `label` (and `labels.json`
-    with `modality` and `labels`); or a folder `images…` beside a folder `labels…` with files of the same
-    names (`_0000` at the end of an image's is ignored). Suffixes as `volume_io.READ_SUFFIXES`.
+    A list names challenge files or folders, relative to itself. A folder may hold challenge files (`*.npz`);
+    folders, however deep, with `image` and `label` (and `labels.json` with `modality` and `labels`); or a
+    folder `images…` beside a folder `labels…` with files of the same names (`_0000` at the end of an image's
+    is ignored). Suffixes as `volume_io.READ_SUFFIXES`.
 
     Args:
-        data: the folder.
+        data: the folder or the list (`.txt`).
         truth: a folder with the `gts` of challenge files, where they are kept apart.
         modality: of all cases; by default what the file's name or `labels.json` says.
         reading: how they are read.
@@ -123,10 +130,10 @@ def find_sources(
         OSError: no such folder.
     """
     reading = reading or Reading()
-    found = list(_challenge_files(data, truth, reading)) or [
-        *_case_folders(data, reading),
-        *_pairs(data, reading),
-    ]
+    if data.suffix == ".txt" and data.is_file():
+        found = [source for entry in _listed(data) for source in _sources_at(entry, truth, reading)]
+    else:
+        found = _sources_at(data, truth, reading)
     if not found:
         raise ValueError(
             f"{data}: no labelled case; expected .npz challenge files, CASE folders with image and label "
@@ -215,11 +222,33 @@ def with_boxes(case: Case) -> Case:
     return replace(case, boxes=tuple(box_of(case.truth == label, rng) for label in labels))
 
 
-def _challenge_files(data: Path, truth: Path | None, reading: Reading) -> Iterator[CaseSource]:
-    classes = read_class_names(data)
-    for file in sorted(data.iterdir()):
+def _listed(file: Path) -> Iterator[Path]:
+    """The paths in a list; empty lines and those that begin with # say nothing."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            entry = file.parent / line.strip()
+            if not entry.exists():
+                raise ValueError(f"{file} lists {line.strip()}, which does not exist; correct the list")
+            yield entry
+
+
+def _sources_at(data: Path, truth: Path | None, reading: Reading) -> list[CaseSource]:
+    """What a folder holds, or a single challenge file."""
+    if data.is_file():
+        return list(_challenge_files([data], truth, reading))
+    return list(_challenge_files(sorted(data.iterdir()), truth, reading)) or [
+        *_case_folders(data, reading),
+        *_pairs(data, reading),
+    ]
+
+
+def _challenge_files(
+    candidates: Iterable[Path], truth: Path | None, reading: Reading
+) -> Iterator[CaseSource]:
+    for file in candidates:
         if file.suffix != ".npz" or file.name.startswith("."):
             continue
+        classes = read_class_names(file.parent)
         files = (file,) if truth is None else (file, truth / file.name)
         missing = [str(f) for f in files if not f.exists()]
         if missing:
@@ -239,7 +268,8 @@ def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
         name = "_".join(folder.relative_to(data).parts) or folder.name
         pair = (files["image"], files["label"])
         load = functools.partial(_load_pair, name, pair, about.get("labels", {}), reading)
-        yield CaseSource(name, about.get("modality") or UNKNOWN, pair, load)
+        patient = str(about.get("group") or name)
+        yield CaseSource(name, about.get("modality") or UNKNOWN, pair, load, patient)
 
 
 def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:

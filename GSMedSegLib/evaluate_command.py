@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CONTAINER = "container:"
 
+PEER_NAMES = ("region-growing", "geodesic", "watershed", "random-walker")
+"""Of `peers.PEERS`, whose libraries take a while to import."""
+
 
 def add_evaluate(commands: Any) -> None:
     """Declares the command."""
@@ -43,7 +46,8 @@ def add_evaluate(commands: Any) -> None:
         "--engine",
         default="gsmedseg",
         metavar="NAME",
-        help="gsmedseg, or container:COMMAND for any challenge container or script (default: %(default)s)",
+        help="gsmedseg; container:COMMAND for any challenge container or script; or a simple method to "
+        f"compare with: {', '.join(PEER_NAMES)} (default: %(default)s)",
     )
     parser.add_argument(
         "--run-timeout",
@@ -83,7 +87,13 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
         return CaseSegmenter(load_predictor(options))
     if name.startswith(CONTAINER):
         return ContainerSegmenter(name.removeprefix(CONTAINER), options.run_timeout)
-    raise ValueError(f"there is no engine {name!r}; expected gsmedseg or container:COMMAND")
+    if name in PEER_NAMES:
+        from GSMedSegLib.peers import PEERS
+
+        return PEERS[name]()
+    raise ValueError(
+        f"there is no engine {name!r}; expected gsmedseg, container:COMMAND or one of {', '.join(PEER_NAMES)}"
+    )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:

@@ -351,6 +351,25 @@ def prompt_maps(low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
         return torch.stack([*maps, previous, image[owner][:, 0]], dim=1).to(low.dtype)
 
 
+BOX_INSIDE, BOX_OUTSIDE = 0.4, -8.0
+"""Logits of a box: within it lies the object, though not everywhere; outside there is nothing of it."""
+
+
+def box_logits(box: tuple[slice, slice, slice], shape: Sequence[int]) -> Tensor:
+    """What stands for a box where there is no previous mask yet: VISTA3D has no input for boxes.
+
+    Args:
+        box: (k, j, i) slices in a ROI.
+        shape: (D, H, W) of the ROI.
+
+    Returns:
+        (1, D, H, W) float32.
+    """
+    logits = torch.full((1, *shape), BOX_OUTSIDE)
+    logits[(0, *box)] = BOX_INSIDE
+    return logits
+
+
 def _gaussians(coords: Tensor, size: Sequence[int], sigma: float) -> Tensor:
     """(R, N, d, h, w) Gaussians of height 1 around each click, on the half-resolution grid."""
     centres = (coords.float() + 0.5) / 2 - 0.5

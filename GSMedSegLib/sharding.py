@@ -71,8 +71,11 @@ class Ranks:
 
 
 @contextmanager
-def join_ranks() -> Iterator[Ranks]:
+def join_ranks(device: str = "cpu") -> Iterator[Ranks]:
     """The processes that torchrun started, or this one alone.
+
+    Args:
+        device: "auto", "cpu" or "cuda": where tensors that they exchange may lie.
 
     Source: the environment variables RANK and WORLD_SIZE, https://docs.pytorch.org/docs/stable/elastic/run.html.
     """
@@ -80,9 +83,11 @@ def join_ranks() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
+    import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    cuda = device != "cpu" and torch.cuda.is_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

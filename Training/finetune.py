@@ -1,317 +1,357 @@
-"""Train the network: `python -m Training.finetune CONFIG.toml [--key value …]`.
+"""Train the network: `python -m Training.finetune CONFIG.toml [--key value …]`, or with torchrun.
 
-The story: views of volumes and scenes come in; a view is encoded once for all its objects; every object gets
-a first click, then further clicks on what is still wrong, with the mask so far fed back; the loss is taken
-after the last one, and the rater learns to foresee that mask's Dice. Stopped at any time, the same command
-goes on from the last checkpoint.
+The story: cases and invented scenes are drawn, views of them are learnt from, the challenge's protocol says
+how good the weights have become, the best are kept. Stopped at any time, the same command goes on from the
+last checkpoint, step for step as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
+import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
+from types import FrameType, TracebackType
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from monai.losses import DiceCELoss
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from GSMedSegLib.atomic import atomic_path
-from GSMedSegLib.checkpoint import read_checkpoint, write_safetensors
+from GSMedSegLib.engine import find_device
 from GSMedSegLib.memory import keep_freed_memory
-from GSMedSegLib.network import Network, PointHead, Prompts, Shape, build_network
-from Training import clicks
-from Training.config import Config, read_config
-from Training.sampling import Example, Examples
-
-FIRST_CLICKS = ((0.7, "centre"), (0.2, "edge_centre"), (0.1, "uniform"))
-"""How the first clicks of an object are placed, and how often. The first is what the challenge's corrector
-does."""
-
-SECOND_LOOKS = 0.15
-"""How often a mask is fed back without a new click, as when a view is moved to fit the mask."""
-
-RATING_WEIGHT = 0.3
-"""What the rater's loss counts; its gradient ends at the rater."""
-
-FIRST_GUESS = -2.0
-"""Logit that a new network gives to every voxel: most are background."""
+from GSMedSegLib.sharding import Ranks, join_ranks, own_device
+from Training import checkpoints, optimiser
+from Training.cases import Data, find_data, look_at, without_broken
+from Training.checkpoints import AVERAGE, BEST, LAST, WEIGHTS, State
+from Training.config import Config, as_table, read_config
+from Training.examples import Draws, Example, Share, make_pools, stream
+from Training.learning import learn, plan_step
+from Training.model_card import write_model_card
+from Training.progress import Progress
+from Training.start import start_network
+from Training.validation import draw_curves, table, validate
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a training from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="Training.finetune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="Training.finetune",
+        description="Train on labelled cases; run again after a break, it goes on.",
+        epilog="Any setting can be given as --key value; Training/config.py describes them.",
+    )
     parser.add_argument("config", type=Path, help="TOML file; see Training/configs")
+    parser.add_argument(
+        "--check", action="store_true", help="look at every case, list the broken ones, and end"
+    )
     known, overrides = parser.parse_known_args(arguments)
     try:
-        train(read_config(known.config, overrides))
+        config = read_config(known.config, overrides)
+        if known.check:
+            return check(config)
+        with join_ranks(config.device) as ranks:
+            train(config, ranks)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"Training.finetune: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def train(config: Config) -> None:
-    """Train until `config.steps`, from the last checkpoint in `config.output` if there is one."""
+def check(config: Config) -> int:
+    """Look at every case; returns 1 when some are broken."""
+    data = find_data(config)
+    findings = look_at(data, Path(config.output))
+    broken = [finding for finding in findings if finding.problem]
+    empty = [finding.name for finding in findings if not finding.problem and not finding.labels]
+    for finding in broken:
+        print(f"{finding.name}: {finding.problem}")
+    if empty:
+        print(f"nothing is labelled in {', '.join(empty)}; they will not be drawn")
+    print(f"{len(findings)} cases, {len(broken)} broken, {len(empty)} without labels")
+    return 1 if broken else 0
+
+
+def train(config: Config, ranks: Ranks | None = None) -> None:
+    """Train until the last step, from the last checkpoint in `config.output` if there is one.
+
+    Args:
+        config: of the run.
+        ranks: the processes that train together; this one alone by default.
+
+    Raises:
+        ValueError: data or weights that cannot be trained on.
+        OSError: the last checkpoint or the weights cannot be written.
+        RuntimeError: a loss that is not finite, naming the case; or another process was lost.
+    """
+    ranks = ranks or Ranks()
     keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    device = torch.device(config.device)
+    device = find_device(own_device(config.device))
 
-    network = start_network(config).to(device)
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    data = without_broken(find_data(config), config, ranks)
+    network, metadata, config = start_network(config)
+    settings = config.optimisation
+    network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    state = State(
+        network,
+        copy.deepcopy(network).requires_grad_(False),
+        optimiser.make_optimiser(frozen(network, config), settings),
+        torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
     )
-    step = resume(output / "last.pt", network, average, optimiser)
-    examples = stream(config, seed=config.seed + step)
-    rng = np.random.default_rng([config.seed, step])
-    count = sum(p.numel() for p in network.parameters())
-    print(
-        f"{count / 1e6:.2f} M parameters; {config.views} views of {config.roi}³ "
-        f"with up to {config.objects} objects each"
-    )
+    note_changes(checkpoints.resume(output / LAST, state), config, ranks)
+    steps_per_epoch = settings.steps_per_epoch or max(1, math.ceil(data.count / config.sampling.cases))
+    steps = settings.epochs * steps_per_epoch
+    if settings.checkpoint_gradients:
+        optimiser.checkpoint_encoder(network)
+    if settings.compile:
+        optimiser.compile_encoder(network, config.sampling.roi, device)
+    by_view = config.sampling.intensity == "view"
+    pools = make_pools(data.training, Path(config.root), _worker_bytes(config), clip=not by_view)
+    share = Share(state.step, steps, config.sampling.cases, ranks.rank, ranks.size)
+    draws = stream(Draws(pools, config.sampling, by_view, config.seed), share, config.workers)
+    metadata = describe(config, metadata)
+    if ranks.first:
+        print(introduce(config, state, data, steps, ranks), file=sys.stderr)
 
-    stop = Stop()
-    saved_at, smooth = time.monotonic(), dict[str, float]()
-    with tqdm(total=config.steps, initial=step, unit="step", smoothing=0.05) as bar:
-        while step < config.steps and not stop.asked:
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * schedule(step, config)
-            batch = [next(examples) for _ in range(config.views)]
-            figures = train_step(network, batch, rng, config, device)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
-            step += 1
-            bar.update()
-            for name, value in figures.items():
-                smooth[name] = value if name not in smooth else 0.98 * smooth[name] + 0.02 * value
-            bar.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
-            if time.monotonic() - saved_at > config.save_every_s or step == config.steps or stop.asked:
-                save(output / "last.pt", network, average, optimiser, step)
-                export(output / "average.safetensors", average, config, step)
-                with (output / "log.csv").open("a", encoding="utf-8") as log:
-                    log.write(f"{step}," + ",".join(f"{k}={v:.4f}" for k, v in smooth.items()) + "\n")
-                saved_at = time.monotonic()
-
-
-def start_network(config: Config) -> Network:
-    """The network to train: from `config.init`, or new."""
-    if config.init:
-        network = build_network(read_checkpoint(Path(config.init)).tensors).train().requires_grad_(True)
-        if network.point_head.mixer is None:
-            raise ValueError(
-                f"{config.init} has no prompt mixer, which this trainer needs; start from compact weights"
+    saved_at = time.monotonic()
+    with Stop() as stop, Progress(output, steps, state.step, ranks.first) as progress:
+        if data.validation and not state.curves:
+            measure(state, data, config, metadata, device, ranks, progress)
+        stopped = False
+        while state.step < steps and not stopped:
+            views = [view for _ in range(len(_slots(config, ranks))) for view in next(draws)]
+            figures, images, shown, stopped = take_step(
+                state, views, config, steps, steps_per_epoch, device, ranks, stop.asked
             )
-        return network
-    if not config.mixer:
-        raise ValueError("the setting `mixer` is empty; this trainer needs one, see Training/config.py")
-    network = Network(
-        Shape(config.init_filters, config.blocks_down, config.width, True, config.mixer, rater=True)
-    ).train()
-    if network.point_head.mixer is not None:
-        last = network.point_head.mixer.to_logits
-        last.reset_parameters()
-        assert last.bias is not None
-        torch.nn.init.constant_(last.bias, FIRST_GUESS)
+            progress.step(state.step, figures, images, shown)
+            last = state.step == steps
+            epoch, rest = divmod(state.step, steps_per_epoch)
+            if data.validation and (last or (rest == 0 and epoch % config.validation.every == 0)):
+                measure(state, data, config, metadata, device, ranks, progress)
+                keep_best(state, output, metadata, ranks)
+            if ranks.first and (last or stopped or time.monotonic() - saved_at > config.save_every_s):
+                save(state, output, config, metadata, progress, must=last or stopped)
+                saved_at = time.monotonic()
+    if state.step == steps:
+        conclude(state, data, config, metadata, device, ranks)
+
+
+def take_step(
+    state: State,
+    views: list[Example],
+    config: Config,
+    steps: int,
+    steps_per_epoch: int,
+    device: torch.device,
+    ranks: Ranks,
+    stop_asked: bool,
+) -> tuple[dict[str, float], int, Any, bool]:
+    """Learn from this process's views, together with the others.
+
+    Returns:
+        the figures to show, how many views had objects, one object to show, and whether any process was asked
+        to stop.
+
+    Raises:
+        RuntimeError: a loss or a gradient that is not finite.
+    """
+    settings, network = config.optimisation, state.network
+    rate = optimiser.set_rate(state.optimiser, settings, state.step, steps)
+    plan = plan_step(config, state.step, state.step // steps_per_epoch)
+    state.scaler.scale(torch.ones((), device=device))  # it says its scale only after a first use
+    tally = learn(network, views, plan, config, device, state.scaler.get_scale())
+    sums = optimiser.reduce_sums(
+        [tally.objects, tally.loss, tally.dice, tally.rating, tally.views, len(tally.broken), stop_asked],
+        ranks,
+    )
+    objects, loss, dice, rating, images, broken, stops = sums
+    if broken:
+        names = ", ".join(dict.fromkeys(tally.broken)) or "a case of another process"
+        raise RuntimeError(
+            f"the loss of {names} is not finite at step {state.step + 1}; look at the case, or lower the "
+            "learning rate, then start again: the last checkpoint is still sound"
+        )
+    norm = 0.0
+    if objects:
+        optimiser.reduce_gradients(network, ranks, objects)
+        state.scaler.unscale_(state.optimiser)
+        norm = optimiser.clipped_norm(network, settings.clip_norm)
+        if not (math.isfinite(norm) or state.scaler.is_enabled()):
+            names = ", ".join(dict.fromkeys(view.name for view in views))
+            raise RuntimeError(
+                f"the gradient at step {state.step + 1} is not finite (views of {names}); lower the learning "
+                "rate, then start again: the last checkpoint is still sound"
+            )
+        state.scaler.step(state.optimiser)  # not after an overflow in fp16
+        state.scaler.update()
+        state.optimiser.zero_grad(set_to_none=True)
+        optimiser.update_average(state.average, network, optimiser.average_decay(settings.ema, state.step))
+    state.step += 1
+    count = max(1.0, objects)
+    figures = {"loss": loss / count, "dice": dice / count, "norm": norm, "rate": rate}
+    if network.point_head.rater is not None:
+        figures["rating"] = rating / count
+    return figures, int(images), tally.shown, bool(stops)
+
+
+def introduce(config: Config, state: State, data: Data, steps: int, ranks: Ranks) -> str:
+    """What the run is, in a few lines."""
+    trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in state.network.parameters())
+    sampling = config.sampling
+    idle = max(0, ranks.size - sampling.cases)
+    return (
+        f"{count / 1e6:.2f} M weights, {trained / 1e6:.2f} M of them trained; "
+        f"{data.count} training and {len(data.validation)} validation cases; {steps} steps of "
+        f"{sampling.cases} × {sampling.views} views of {sampling.roi}³ with up to {sampling.objects} objects"
+        + (
+            f"; {idle} of {ranks.size} processes have nothing to do: set cases to {ranks.size}"
+            if idle
+            else ""
+        )
+        + (f"; going on after step {state.step}" if state.step else "")
+    )
+
+
+def frozen(network: torch.nn.Module, config: Config) -> torch.nn.Module:
+    """The network with `freeze` done."""
+    optimiser.freeze(network, config.optimisation.freeze)
     return network
 
 
-def stream(config: Config, seed: int) -> Iterator[Example]:
-    """Examples without end, made by other processes."""
-    data = Path(config.data)
-    if not (data / "train").is_dir():
-        raise ValueError(
-            f"expected a folder with train/ inside as `data`; got {data}; see Training/config.py"
-        )
-    examples = Examples(data, config.roi, config.objects, (config.real, config.maps, config.invented), seed)
-    context = "spawn" if config.workers else None
-    return iter(
-        DataLoader(examples, batch_size=None, num_workers=config.workers, multiprocessing_context=context)
+def note_changes(before: Any, config: Config, ranks: Ranks) -> None:
+    """Say which settings differ from those that the checkpoint was made with."""
+    if before is not None and ranks.first:
+        for line in checkpoints.changed_settings(before, as_table(config)):
+            print(f"changed since the last checkpoint: {line}", file=sys.stderr)
+
+
+def describe(config: Config, metadata: dict[str, str]) -> dict[str, str]:
+    """What the exported weights say about themselves."""
+    described = {**metadata, "roi": str(config.sampling.roi), "intensity": config.sampling.intensity}
+    if any(stage.get("box") for stage in config.sampling.stages):
+        described["box"] = "map"
+    return {**described, "init": Path(config.init).name, "source": "GSMedSeg Training.finetune"}
+
+
+def measure(
+    state: State,
+    data: Data,
+    config: Config,
+    metadata: dict[str, str],
+    device: torch.device,
+    ranks: Ranks,
+    progress: Progress,
+) -> None:
+    """Validate the averaged weights; the first time with surfaces, for the table at the end."""
+    network = state.average if state.step else state.network
+    state.curves[state.step] = validate(
+        network, data.validation, config, metadata, str(device), ranks, surfaces=not state.curves
     )
+    progress.curve(state.step, state.curves[state.step])
 
 
-def schedule(step: int, config: Config) -> float:
-    """Share of the learning rate: linear warm-up, then half a cosine down to 1 %."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def keep_best(state: State, output: Path, metadata: dict[str, str], ranks: Ranks) -> None:
+    """Export the averaged weights if no earlier ones of this run were better."""
+    now = state.curves[state.step]["dsc_auc"]
+    if state.best_step is None or now > state.curves[state.best_step]["dsc_auc"]:
+        state.best_step = state.step
+        if ranks.first:
+            checkpoints.export(output / BEST, state.average, {**metadata, "steps": str(state.step)})
 
 
-def train_step(
-    network: Network, batch: list[Example], rng: np.random.Generator, config: Config, device: torch.device
-) -> dict[str, float]:
-    """Gradients of one batch, clipped, left in the network; returns the figures to show.
+def save(
+    state: State, output: Path, config: Config, metadata: dict[str, str], progress: Progress, must: bool
+) -> None:
+    """Write checkpoint and averaged weights; a failure on the way is told, and tried again later.
 
     Raises:
-        RuntimeError: when the loss is not finite.
+        OSError: they cannot be written, and `must` be.
     """
-    images = torch.stack([e.image for e in batch]).unsqueeze(1).to(device)
-    targets = torch.cat([e.targets for e in batch]).unsqueeze(1).to(device)
-    owner = torch.cat([torch.full((len(e.targets),), n) for n, e in enumerate(batch)]).to(device)
-    coarse_targets = F.avg_pool3d(targets.float(), 2)
-    ledger = [first_clicks(rng, target[0]) for target in targets.cpu().numpy()]
-    head = network.point_head
-    assert head.mixer is not None
-    dice_ce = DiceCELoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
-
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        low, image_low = network.encode(images)
-        previous: Tensor | None = None
-        for _ in range(int(rng.choice(len(config.more_clicks), p=config.more_clicks))):
-            with torch.no_grad():
-                prompts = to_prompts(ledger, previous, owner)
-                coarse = head.mixer.coarse(low.detach(), image_low, prompts)
-            if rng.random() > SECOND_LOOKS:
-                place_on_errors(rng, ledger, targets, coarse)
-            previous = F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)
-        prompts = to_prompts(ledger, previous, owner)
-        if rng.random() < config.head_share:
-            logits, mixed = head.decode(low, image_low, prompts)
-            assert mixed is not None
-            coarse = mixed
-            loss = dice_ce(logits.float(), targets.float()) + 0.5 * dice_ce(coarse.float(), coarse_targets)
-        else:
-            coarse = head.mixer.coarse(low, image_low, prompts)
-            loss = dice_ce(coarse.float(), coarse_targets)
-        rated = rate(head, low, owner, coarse, coarse_targets)
-    total = loss + RATING_WEIGHT * rated
-    if not torch.isfinite(total):
-        raise RuntimeError(
-            "the loss is not finite; lower the learning rate or turn bf16 off, "
-            "then start again: the last checkpoint is still sound"
-        )
-    total.backward()
-    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-    overlap = hard_dice(coarse.detach() > 0, coarse_targets > 0.5).mean()
-    return {"loss": loss.item(), "dice": float(overlap), "rating": rated.item(), "norm": float(norm)}
-
-
-def rate(head: PointHead, low: Tensor, owner: Tensor, coarse: Tensor, coarse_targets: Tensor) -> Tensor:
-    """The rater's loss: cross-entropy between the Dice that it expects of the masks and the true one.
-
-    Args:
-        head: the point head; without a rater the loss is 0.
-        low: (B, C, d, h, w) embeddings.
-        owner: (R,) the embedding of each mask.
-        coarse: (R, 1, d, h, w) logits.
-        coarse_targets: (R, 1, d, h, w) share of each voxel that is the object.
-    """
-    if head.rater is None:
-        return coarse.new_zeros(())
-    probability = torch.sigmoid(coarse.detach().float())
-    rating = head.rater(low.detach()[owner], probability.to(low.dtype))
-    truth = hard_dice(probability > 0.5, coarse_targets > 0.5)
-    return F.binary_cross_entropy_with_logits(rating.float(), truth)
-
-
-def first_clicks(rng: np.random.Generator, target: np.ndarray) -> clicks.Clicks:
-    """The clicks an object starts with."""
-    kind = FIRST_CLICKS[int(rng.choice(len(FIRST_CLICKS), p=[share for share, _ in FIRST_CLICKS]))][1]
-    if kind == "centre":
-        return clicks.on_error(rng, target, np.zeros_like(target))
-    return clicks.edge_centre(rng, target) if kind == "edge_centre" else clicks.uniform(rng, target)
-
-
-def place_on_errors(
-    rng: np.random.Generator, ledger: list[clicks.Clicks], targets: Tensor, coarse: Tensor
-) -> None:
-    """Add to every object a click on its largest error, found at half resolution."""
-    truths = targets[:, 0].cpu().numpy()
-    halves = (F.avg_pool3d(targets.float(), 2)[:, 0] > 0.5).cpu().numpy()
-    masks = (coarse[:, 0] > 0).cpu().numpy()
-    for row, truth, half, mask in zip(ledger, truths, halves, masks, strict=True):
-        for at, _ in clicks.on_error(rng, half, mask):
-            k, j, i = (2 * x + int(rng.integers(2)) for x in at)
-            row.append(((k, j, i), int(truth[k, j, i])))
-
-
-def to_prompts(ledger: list[clicks.Clicks], previous: Tensor | None, owner: Tensor) -> Prompts:
-    """The clicks of all objects as tensors, padded to the longest list."""
-    longest = max(len(row) for row in ledger)
-    coords = torch.zeros(len(ledger), longest, 3, dtype=torch.long)
-    labels = torch.full((len(ledger), longest), -1, dtype=torch.long)
-    for r, row in enumerate(ledger):
-        for n, (at, label) in enumerate(row):
-            coords[r, n], labels[r, n] = torch.tensor(at), label
-    return Prompts(coords.to(owner.device), labels.to(owner.device), previous, owner)
-
-
-def hard_dice(mask: Tensor, truth: Tensor) -> Tensor:
-    """(R,) Dice of (R, 1, d, h, w) masks."""
-    both, either = (mask & truth).flatten(1).sum(1), mask.flatten(1).sum(1) + truth.flatten(1).sum(1)
-    return 2 * both / either.clamp(min=1)
-
-
-@torch.no_grad()
-def update_average(average: Network, network: Network, decay: float) -> None:
-    """Move the running average of the weights towards the weights."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-
-
-def save(path: Path, network: Network, average: Network, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write a checkpoint that `resume` goes on from."""
-    state = {
-        "model": network.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": step,
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def resume(path: Path, network: Network, average: Network, optimiser: torch.optim.Optimizer) -> int:
-    """Load a checkpoint if there is one; returns the steps already done."""
-    if not path.exists():
-        return 0
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"])
-    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-        raise ValueError(
-            f"{path} is damaged or of another network; move it away to start anew ({error})"
-        ) from None
+        checkpoints.save(output / LAST, state, as_table(config))
+        checkpoints.export(output / AVERAGE, state.average, {**metadata, "steps": str(state.step)})
+    except OSError as error:
+        if must:
+            raise
+        progress.say(f"not saved, the run goes on and tries again: {error}")
 
 
-def export(path: Path, average: Network, config: Config, step: int) -> None:
-    """Write the averaged weights as the library loads them."""
-    metadata = {
-        "roi": str(config.roi),
-        "intensity": "view",
-        "steps": str(step),
-        "source": "GSMedSeg Training.finetune",
-    }
-    write_safetensors(path, average.state_dict(), metadata, dtype="fp16")
+def conclude(
+    state: State, data: Data, config: Config, metadata: dict[str, str], device: torch.device, ranks: Ranks
+) -> None:
+    """Write the weights to use with their model card, and what the training brought."""
+    output = Path(config.output)
+    if (output / WEIGHTS).exists() and (output / WEIGHTS).stat().st_mtime_ns >= (
+        output / LAST
+    ).stat().st_mtime_ns:
+        return
+    network, step = state.average, state.step
+    if state.best_step is not None and state.best_step != state.step:
+        step = state.best_step
+        best, _, _ = start_network(dataclasses.replace(config, init=str(output / BEST)))
+        network = best.to(device)
+    measured = None
+    if data.validation:
+        after = validate(network, data.validation, config, metadata, str(device), ranks, surfaces=True)
+        measured = (state.curves[0], after)
+    if not ranks.first:
+        return
+    checkpoints.export(output / WEIGHTS, network, {**metadata, "steps": str(step)})
+    write_model_card(output / "MODEL_CARD.md", config, step, data.training, data.validation, measured)
+    summary: dict[str, Any] = {"steps": state.step, "best_step": step}
+    if measured:
+        before, after = measured
+        draw_curves(output / "clicks.png", before, after)
+        summary |= {
+            "before": before["dsc_auc"],
+            "after": after["dsc_auc"],
+            "curves": {"before": before, "after": after},
+        }
+        print(table(before, after))
+        if after["dsc_auc"] <= before["dsc_auc"]:
+            print("these cases did not become better: the weights that it started from are as good or better")
+    with atomic_path(output / "summary.json") as temporary:
+        Path(temporary).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    print(f"weights: {output / WEIGHTS}")
+
+
+def _slots(config: Config, ranks: Ranks) -> range:
+    """The cases of a step that are this process's."""
+    return range(ranks.rank, config.sampling.cases, ranks.size)
+
+
+def _worker_bytes(config: Config) -> int:
+    return int(config.cache_gb * 2**30) // max(1, config.workers)
 
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step."""
+    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step; afterwards they are as before."""
 
     def __init__(self) -> None:
         self.asked = False
-        for name in ("SIGTERM", "SIGINT"):
-            signal.signal(getattr(signal, name), self._ask)
+        self._before: dict[int, Any] = {}
 
-    def _ask(self, *_: object) -> None:
+    def __enter__(self) -> Stop:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            self._before[name] = signal.signal(name, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
 

@@ -31,14 +31,14 @@ LAYERS = """
     segment reference adaptive
     predictor
     picture challenge case_source case_segmenter pace sharding batch
-    container report evaluation demo
+    peers container report evaluation demo
     console prompt_arguments engine_options weights_command cases_command predict_command evaluate_command
     cli
 """
 
 NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", "vtk", "Training", "Testing"}
 
-IMPORTED_AS = {"pillow": "PIL"}
+IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
 """Distributions whose package has another name (case and dashes aside)."""
 
 TEXT_SUFFIXES = {

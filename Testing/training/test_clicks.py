@@ -10,13 +10,22 @@ import pytest
 from scipy import ndimage
 
 from GSMedSegLib.simulation import next_click
-from Training.clicks import MOST_CLICKS, edge_centre, on_error, uniform
+from Training import clicks as placed
+from Training.clicks import MOST_CLICKS, Spread, bounding_box, most_clicks, on_error, scribble
 
 
 def cube(size, start, stop):
     mask = np.zeros((size,) * 3, bool)
     mask[start:stop, start:stop, start:stop] = True
     return mask
+
+
+def uniform(rng, mask):
+    return placed.uniform(rng, mask, Spread.draw(rng))
+
+
+def edge_centre(rng, mask):
+    return placed.edge_centre(rng, mask, Spread.draw(rng))
 
 
 def sides(clicks):
@@ -171,3 +180,52 @@ def test_on_error_clicks_where_the_corrector_does(rng):
         depth = ndimage.distance_transform_edt(np.pad(parts == parts[at], 1))[1:-1, 1:-1, 1:-1]
         assert depth[at] >= 0.9 * depth[click.kji] - 1e-9
         assert bool(label) == bool(truth[at])
+
+
+def test_the_counts_of_a_spread_by_hand():
+    """M = 5: |z| is doubled, truncated, one more positive; M = 1 leaves one positive."""
+    spread = Spread(1.4, 0.6)
+    assert spread.counts(5) == (3, 1)
+    assert Spread(9.0, 9.0).counts(5) == (5, 5)
+    assert [spread.counts(most) for most in (1, 2)] == [(1, 0), (2, 0)]
+
+
+def test_one_spread_counts_for_every_object_of_a_view(rng):
+    """As the seed draws once for all classes: different objects, as many clicks."""
+    spread = Spread(1.6, 1.1)
+    for mask in (cube(9, 1, 4), cube(9, 3, 8)):
+        inside, outside = sides(placed.uniform(rng, mask, spread))
+        assert (len(inside), len(outside)) == (4, 2)
+
+
+def test_small_objects_get_fewer_hints():
+    """By diameter: 1/64 of a view's volume is a quarter of its side, two clicks; a full view five."""
+    assert [most_clicks(n, 16) for n in (1, 64, 512, 16**3)] == [1, 2, 3, 5]
+
+
+def test_a_scribble_is_a_stroke_inside_one_slice(rng):
+    """All its clicks are in the object, positive, without repeats, and share one coordinate."""
+    ring = cube(12, 1, 11)
+    ring[4:8, 4:8, 4:8] = False
+    lengths = set()
+    for _ in range(60):
+        clicks = scribble(rng, ring, Spread(0.0, 0.0))
+        at = np.array([voxel for voxel, _ in clicks])
+        assert all(ring[tuple(voxel)] for voxel in at)
+        assert {label for _, label in clicks} == {1}
+        assert len(set(map(tuple, at))) == len(at) <= placed.SCRIBBLE_CLICKS
+        assert (np.ptp(at, axis=0) == 0).any()
+        lengths.add(len(at))
+    assert max(lengths) > 5
+
+
+def test_a_box_holds_its_object(rng):
+    """Never smaller, at most a tenth of a side too large per face, never outside the view."""
+    mask = cube(20, 5, 15)
+    seen = set()
+    for _ in range(100):
+        box = bounding_box(rng, mask)
+        assert all(s.start in (4, 5) and s.stop in (15, 16) for s in box)
+        seen.add(tuple((s.start, s.stop) for s in box))
+    assert len(seen) > 20
+    assert bounding_box(rng, np.ones((4, 4, 4), bool)) == (slice(0, 4),) * 3

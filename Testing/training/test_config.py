@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 import Training
-from Training.config import Config, read_config
+from Training import config as configuration
+from Training.config import GROUPS, Config, Optimisation, Sampling, Source, as_table, read_config
+
+CONFIGS = Path(Training.__file__).parent / "configs"
 
 
 @pytest.fixture
@@ -28,59 +32,117 @@ def test_an_empty_file_is_the_defaults(config_file):
 
 
 def test_values_of_every_type(config_file):
-    """Integers, floats, lists, strings, booleans; a whole number will do for a float."""
+    """Tables, lists of tables, lists, text, numbers; a whole number will do for a float."""
     config = read_config(
-        config_file('steps = 7\nlearning_rate = 1\nmixer = [8, 16]\noutput = "x y"\nbf16 = false\n')
+        config_file(
+            'output = "x y"\n[[data]]\npath = "cases"\nweight = 2\n[[data]]\nkind = "scenes"\n'
+            "[sampling]\nroi = 32\nstages = [{ centre = 1, uniform = 0.5 }]\n"
+            "[optimisation]\nrate_factors = { image_encoder = 0.1 }\ncompile = true\n"
+        )
     )
-    assert config == Config(steps=7, learning_rate=1.0, mixer=(8, 16), output="x y", bf16=False)
-    assert type(config.learning_rate) is float
+    assert config.data == (Source(path="cases", weight=2.0), Source("scenes"))
+    assert type(config.data[0].weight) is float
+    assert config.sampling == Sampling(roi=32, stages=({"centre": 1.0, "uniform": 0.5},))
+    assert config.optimisation == Optimisation(rate_factors={"image_encoder": 0.1}, compile=True)
 
 
 def test_the_command_line_wins(config_file):
-    """`--key value`, with dashes or underscores, any TOML value; what is no TOML is text."""
-    overrides = ["--steps", "9", "--save-every-s", "2.5", "--output", "build/a", "--blocks_down", "[1, 2]"]
-    config = read_config(config_file("steps = 7\nseed = 3\n"), [*overrides, "--bf16", "false", "--init", ""])
-    assert config == Config(
-        steps=9, seed=3, save_every_s=2.5, output="build/a", blocks_down=(1, 2), bf16=False, init=""
+    """`--key value` without its group, dashes or underscores, any TOML value; what is no TOML is text."""
+    overrides = [
+        "--epochs",
+        "9",
+        "--save-every-s",
+        "2.5",
+        "--sampling.roi",
+        "32",
+        "--init",
+        "",
+        "--data",
+        "my cases",
+    ]
+    config = read_config(
+        config_file("seed = 3\n[optimisation]\nepochs = 7\nema = 0.5\n"),
+        [*overrides, "--more_clicks", "[0.5, 0.5]", "--skip_broken", "true"],
     )
+    assert config == Config(
+        seed=3,
+        save_every_s=2.5,
+        init="",
+        data=(Source(path="my cases"),),
+        skip_broken=True,
+        sampling=Sampling(roi=32, more_clicks=(0.5, 0.5)),
+        optimisation=Optimisation(epochs=9, ema=0.5),
+    )
+
+
+def test_every_setting_has_one_meaning():
+    """No name in two groups, so the command line needs no groups."""
+    groups = [getattr(Config(), group) for group in GROUPS]
+    names = [f.name for group in groups for f in fields(group)] + [f.name for f in fields(Config)]
+    once = {name for name in names if names.count(name) > 1}
+    assert not once
+
+
+def test_every_setting_is_described():
+    """In the docstring of its class; the network's are those of `Shape`."""
+    for kind in (configuration.Source, configuration.Validation, Sampling, Optimisation):
+        described = kind.__doc__ or ""
+        assert all(f.name in described for f in fields(kind)), kind
 
 
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("stpes = 7", [], "unknown setting 'stpes'; known are data, output"),
-        ("", ["--stpes", "7"], "unknown setting 'stpes'"),
-        ("steps = 'many'", [], "steps should be of type int, got 'many'"),
-        ("steps = 1.5", [], "steps should be of type int, got 1.5"),
-        ("steps = true", [], "steps should be of type int, got True"),
-        ("bf16 = 1", [], "bf16 should be of type bool, got 1"),
-        ("", ["--bf16", "False"], "bf16 should be of type bool, got 'False'"),
-        ("learning_rate = '1e-3'", [], "learning_rate should be of type float"),
-        ("mixer = 8", [], "mixer should be of type tuple, got 8"),
-        ("data = 3", [], "data should be of type str, got 3"),
-        ("steps = = 3", [], "is not valid TOML"),
-        ("", ["--steps"], "expected pairs of `--key value`.*--steps"),
-        ("", ["--steps=3"], "expected pairs of `--key value`.*--steps=3"),
+        ("epochz = 7", [], "unknown setting 'epochz'; known are data, root"),
+        ("", ["--epochz", "7"], "unknown setting 'epochz'"),
+        ("[sampling]\nstages = 3", [], "sampling: stages should be of type list, got 3"),
+        ("seed = 1.5", [], "seed should be of type int, got 1.5"),
+        ("seed = true", [], "seed should be of type int, got True"),
+        ("additions = 1", [], "additions should be of type bool, got 1"),
+        ("", ["--additions", "False"], "additions should be of type bool, got 'False'"),
+        ("", ["--learning_rate", "'1e-3'"], "learning_rate should be of type float"),
+        ("[network]\nmixer = 8", [], "network: mixer should be of type list, got 8"),
+        ("sampling = 3", [], "sampling should be a table, got 3"),
+        ("", ["--epochs"], "expected pairs of `--key value`"),
+        ("", ["epochs", "3"], "expected pairs of `--key value`"),
+        ("seed = ", [], "is not valid TOML"),
+        ("", ["--crop", "whole"], "crop: expected one of views, voxels; got 'whole'"),
+        ("[sampling]\nstages = [{ middle = 1 }]", [], "stages: expected one of centre, edge_centre"),
+        ("[sampling]\nstages = [{ centre = 0 }]", [], "stages needs at least one table"),
+        ("[sampling]\nstages = []", [], "stages needs at least one table"),
+        ("", ["--more_clicks", "[0.0]"], "more_clicks are probabilities, not all 0"),
+        ("", ["--precision", "fp8"], "precision: expected one of fp32, bf16, fp16"),
+        ("", ["--views", "0"], "views is greater than 0, got 0"),
+        ("", ["--ema", "1.0"], "ema is at least 0 and less than 1"),
+        ('[[data]]\nkind = "cases"', [], 'a source of kind "cases" has a path'),
+        ('[[data]]\nkind = "scenes"\npath = "x"', [], 'a source of kind "scenes" has no path'),
+        ('[[data]]\npath = "x"\nweight = 0', [], "the weight of a source is positive"),
     ],
 )
-def test_errors_teach(config_file, text, overrides, message):
-    """The setting, what it should be and what came."""
+def test_what_makes_no_sense_is_refused(config_file, text, overrides, message):
     with pytest.raises(ValueError, match=message):
         read_config(config_file(text), overrides)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """With the place where examples lie."""
-    with pytest.raises(ValueError, match=r"gone.toml does not exist; see Training/configs"):
-        read_config(tmp_path / "gone.toml")
+    with pytest.raises(ValueError, match=r"none\.toml does not exist; see Training/configs"):
+        read_config(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(Training.__file__).parent / "configs").glob("*.toml")), ids=lambda p: p.name
-)
-def test_the_configurations_we_ship(path):
-    """Each is read, trains for some steps, and draws from shares that add up to 1."""
-    config = read_config(path)
-    assert config.steps > 0
-    assert config.real + config.maps + config.invented == pytest.approx(1)
-    assert sum(config.more_clicks) == pytest.approx(1)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_configurations_we_ship_are_sound(path):
+    """They read, and survive the way into a checkpoint."""
+    config = read_config(path, ["--output", "elsewhere"])
+    assert config.output == "elsewhere"
+    assert as_table(config)["sampling"]["roi"] == config.sampling.roi
+
+
+def test_the_seeds_recipe():
+    """Its numbers, as its public code has them."""
+    config = read_config(CONFIGS / "seed.toml")
+    sampling, optimisation = config.sampling, config.optimisation
+    assert (sampling.views, sampling.roi, sampling.objects) == (4, 128, 10)
+    assert sampling.stages == ({"uniform": 1.0}, {"edge_centre": 1.0})
+    assert sampling.special_labels == (23, 24, 25, 26, 27, 57, 128)
+    assert (optimisation.learning_rate, optimisation.weight_decay) == (2e-5, 1e-5)
+    assert replace(config, additions=False) == config

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,316 +14,106 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from GSMedSegLib.checkpoint import read_checkpoint
-from GSMedSegLib.network import PointHead, Shape
+from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.predictor import Predictor, load_engine
-from Training import finetune
-from Training.config import Config
-from Training.finetune import (
-    FIRST_CLICKS,
-    FIRST_GUESS,
-    first_clicks,
-    hard_dice,
-    main,
-    place_on_errors,
-    rate,
-    resume,
-    save,
-    schedule,
-    start_network,
-    to_prompts,
-    train,
-    train_step,
-    update_average,
-)
-from Training.sampling import Example
+from GSMedSegLib.sharding import Ranks
+from Training import checkpoints, finetune
+from Training.config import Config, NewNetwork, Optimisation, Sampling, Source, Validation
+from Training.finetune import main, take_step, train
 
-CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+TINY = NewNetwork(8, (1, 1, 2), 16, (8, 16))
 
 
 @pytest.fixture(autouse=True)
 def _leave_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No allocator settings; signals and threads as they were."""
+    """No allocator settings; threads as they were."""
     monkeypatch.setattr(finetune, "keep_freed_memory", lambda: False)
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for name, handler in handlers.items():
-        signal.signal(name, handler)
 
 
 @pytest.fixture
-def config(training_data: Path, tmp_path: Path) -> Config:
-    """A run that takes a second: a tiny network, one view of 16³, no other process."""
+def cases(tmp_path: Path) -> Path:
+    """A folder of four small cases, each with a bright ball and a dim one."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    grid = np.indices((20, 24, 24))
+    for name in "abcd":
+        labels = np.zeros((20, 24, 24), np.uint8)
+        for label in (1, 2):
+            center = rng.uniform(6, 14, 3)[:, None, None, None]
+            labels[((grid - center) ** 2).sum(0) < rng.uniform(12, 30)] = label
+        image = labels * 80 + rng.integers(0, 40, labels.shape)
+        write_case(folder / f"{name}.npz", Case(name, image.astype(np.uint8), (2.0, 1.0, 1.0), labels))
+    return folder
+
+
+@pytest.fixture
+def config(cases: Path, tmp_path: Path) -> Config:
+    """A run that takes a second: a tiny network, one view of 16³ a case, no other process."""
     return Config(
-        data=str(training_data),
+        data=(Source(path=str(cases)),),
+        init="",
         output=str(tmp_path / "run"),
-        init_filters=8,
-        blocks_down=(1, 1, 2),
-        width=16,
-        mixer=(8, 16),
-        roi=16,
-        views=1,
-        objects=2,
-        steps=3,
-        warmup_steps=1,
-        bf16=False,
+        device="cpu",
         workers=0,
+        network=TINY,
+        sampling=Sampling(cases=2, views=1, objects=2, roi=16),
+        optimisation=Optimisation(
+            epochs=3, steps_per_epoch=1, warmup_steps=1, precision="fp32", head_share=0.5, learning_rate=1e-3
+        ),
     )
 
 
-def bright_block():
-    """A block that is brighter than what is around it."""
-    target = torch.zeros(1, 16, 16, 16, dtype=torch.bool)
-    target[0, 4:11, 5:12, 3:10] = True
-    noise = 0.05 * torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
-    return Example(target[0].float() + noise, target)
+def last(config: Config) -> dict:
+    return torch.load(Path(config.output) / "last.pt", weights_only=True)
 
 
-def test_the_schedule_by_hand():
-    """Warm-up in equal steps to 1, then half a cosine to 0.01: 0.505 half way."""
-    config = Config(steps=300, warmup_steps=100)
-    assert [schedule(step, config) for step in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1])
-    assert [schedule(step, config) for step in (100, 200, 300)] == pytest.approx([1, 0.505, 0.01])
-    assert schedule(1000, config) == pytest.approx(0.01)
-    assert schedule(0, Config(steps=10, warmup_steps=0)) == pytest.approx(1)
-    falling = [schedule(step, config) for step in range(100, 301)]
-    assert falling == sorted(falling, reverse=True)
+def longer(config: Config, **changes) -> Config:
+    return replace(config, optimisation=replace(config.optimisation, **changes))
 
 
-def test_dice_by_hand():
-    """Two of three voxels found with one too many: 2 · 2 / (3 + 3); two empty masks give 0."""
-    truth, mask = torch.zeros(2, 1, 1, 1, 4, dtype=torch.bool), torch.zeros(2, 1, 1, 1, 4, dtype=torch.bool)
-    truth[0, ..., :3], mask[0, ..., 1:] = True, True
-    assert hard_dice(mask, truth).tolist() == pytest.approx([2 / 3, 0])
+def losses(config: Config) -> list[float]:
+    """Of every step, from the events."""
+    events = EventAccumulator(str(Path(config.output) / "events"))
+    events.Reload()
+    found = {e.step: e.value for e in events.Scalars("train/loss")}
+    return [found[step] for step in sorted(found)]
 
 
-def test_the_average_by_hand(make_network):
-    """At decay 0.75 a quarter of the way to the new weights; at 0 all of it. The network itself stays."""
-    network, average = make_network(additions=True, seed=1), make_network(additions=True, seed=2)
-    new, old = ([p.clone() for p in net.parameters()] for net in (network, average))
-    update_average(average, network, 0.75)
-    for ours, a, b in zip(average.parameters(), old, new):
-        assert torch.allclose(ours, 0.75 * a + 0.25 * b, atol=1e-6)
-    update_average(average, network, 0.0)
-    assert all(torch.equal(a, b) for a, b in zip(average.parameters(), network.parameters()))
-    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), new))
+def same_weights(a: dict, b: dict) -> bool:
+    return all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
 
 
-def test_prompts_are_padded_to_the_longest():
-    """Missing clicks have label -1."""
-    owner = torch.tensor([0, 0, 1])
-    ledger = [[((1, 2, 3), 1)], [((4, 5, 6), 0), ((7, 8, 9), 1)], [((0, 0, 1), 1)]]
-    prompts = to_prompts(ledger, None, owner)
-    assert prompts.labels.tolist() == [[1, -1], [0, 1], [1, -1]]
-    assert prompts.coords[1].tolist() == [[4, 5, 6], [7, 8, 9]]
-    assert prompts.coords[[0, 2], 0].tolist() == [[1, 2, 3], [0, 0, 1]]
-    assert prompts.owner is owner
-
-
-def test_an_object_starts_with_a_click_on_it(rng):
-    """Shares add up to 1; every way starts with a positive, one of them is the corrector's only click."""
-    assert sum(share for share, _ in FIRST_CLICKS) == pytest.approx(1)
-    target = bright_block().targets[0].numpy()
-    starts = [first_clicks(rng, target) for _ in range(300)]
-    assert all(clicks[0][1] == 1 for clicks in starts)
-    assert all(target[at] == (label == 1) for clicks in starts for at, label in clicks)
-    assert sum(clicks == [((7, 8, 6), 1)] for clicks in starts) > 100
-
-
-def test_further_clicks_lie_on_the_error(rng):
-    """Found at half resolution, placed in one of the eight voxels there; a perfect object gets none."""
-    truth = torch.zeros(3, 1, 16, 16, 16, dtype=torch.bool)
-    truth[:, :, 2:8, 2:8, 2:8] = True
-    coarse = torch.full((3, 1, 8, 8, 8), -5.0)
-    coarse[:, :, 1:4, 1:4, 1:4] = 5
-    coarse[0] = -5
-    coarse[1, :, 5:8, 5:8, 5:8] = 5
-    ledger = [[], [], []]
-    for _ in range(40):
-        place_on_errors(rng, ledger, truth, coarse)
-    assert {at for at, _ in ledger[0]} == {(k, j, i) for k in (4, 5) for j in (4, 5) for i in (4, 5)}
-    assert {label for _, label in ledger[0]} == {1}
-    assert {tuple(x // 2 for x in at) for at, _ in ledger[1]} == {(6, 6, 6)}
-    assert {label for _, label in ledger[1]} == {0}
-    assert ledger[2] == []
-
-
-def test_a_new_network_guesses_background(config):
-    """Before the first step nearly every voxel is background, and the additions are there."""
-    torch.manual_seed(0)
-    network = start_network(config)
-    mixer = network.point_head.mixer
-    assert mixer.to_logits.bias.item() == FIRST_GUESS
-    assert network.shape.click_features
-    assert network.training
-    example = bright_block()
-    with torch.no_grad():
-        low, image_low = network.encode(example.image[None, None])
-        prompts = to_prompts([[((7, 8, 6), 1)]], None, torch.zeros(1, dtype=torch.long))
-        logits, coarse = network.point_head.decode(low, image_low, prompts)
-    assert coarse.mean() < -1
-    assert torch.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("head_share", [0.0, 1.0], ids=["coarse", "head"])
-def test_one_example_is_learnt(config, head_share):
-    """Fifty steps on one block: the loss falls by half at least, and most of the block is found."""
-    config = replace(config, head_share=head_share, learning_rate=3e-3)
-    torch.manual_seed(0)
-    network, rng = start_network(config), np.random.default_rng(0)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
-    figures = []
-    for _ in range(50):
-        figures.append(train_step(network, [bright_block()], rng, config, CPU))
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-    first, last = (np.mean([f["loss"] for f in part]) for part in (figures[:5], figures[-5:]))
-    assert last < 0.5 * first
-    assert np.mean([f["dice"] for f in figures[-5:]]) > 0.7
-
-
-def test_the_raters_gradient_ends_at_the_rater(config, monkeypatch):
-    """With and without its loss the rest of the network is pulled the same way; the rater only with it."""
-    pulls = []
-    for weight in (0.0, 0.3):
-        monkeypatch.setattr(finetune, "RATING_WEIGHT", weight)
-        torch.manual_seed(0)
-        network = start_network(config)
-        train_step(network, [bright_block()], np.random.default_rng(0), replace(config, clip_norm=1e9), CPU)
-        pulls.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
-    without, with_it = pulls
-    for name, pull in with_it.items():
-        if ".rater." in name:
-            assert not without[name].any()
-            assert pull.any() or name.endswith("bias")
-        else:
-            assert torch.allclose(pull, without[name], rtol=1e-4, atol=1e-7), name
-    assert any(".rater." in name for name in with_it)
-
-
-def test_the_raters_loss_by_hand(make_network):
-    """A rater that always says one half: the loss is ln 2 whatever the Dice; without a rater it is 0."""
-    low, owner = torch.randn(1, 16, 4, 4, 4), torch.zeros(2, dtype=torch.long)
-    coarse, targets = torch.randn(2, 1, 4, 4, 4), torch.rand(2, 1, 4, 4, 4)
-    head = PointHead(Shape(8, (1, 1, 1), 16, rater=True))
-    torch.nn.init.zeros_(head.rater.to_rating[2].weight)
-    torch.nn.init.zeros_(head.rater.to_rating[2].bias)
-    assert rate(head, low, owner, coarse, targets).item() == pytest.approx(np.log(2))
-    torch.nn.init.constant_(head.rater.to_rating[2].bias, 3.0)
-    right = torch.where(targets > 0.5, 5.0, -5.0)
-    sure = -np.log(1 / (1 + np.exp(-3)))
-    assert rate(head, low, owner, right, targets).item() == pytest.approx(sure, rel=1e-5)
-    assert rate(make_network().point_head, low, owner, coarse, targets).item() == 0
-
-
-@pytest.mark.parametrize("head_share", [0.0, 1.0], ids=["coarse", "head"])
-def test_gradients_reach_what_is_trained(config, head_share):
-    """The encoder learns in every step, the full head in its share of them; gradients are clipped."""
-    config = replace(config, head_share=head_share, clip_norm=0.01)
-    torch.manual_seed(0)
-    network = start_network(config)
-    figures = train_step(network, [bright_block(), bright_block()], np.random.default_rng(0), config, CPU)
-    with_gradient = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
-    assert "image_encoder.encoder.conv_init.weight" in with_gradient
-    assert "point_head.mixer.to_logits.weight" in with_gradient
-    assert any(name.startswith("point_head.transformer") for name in with_gradient) == (head_share == 1)
-    norms = [p.grad.norm() for p in network.parameters() if p.grad is not None]
-    assert torch.stack(norms).norm().item() == pytest.approx(min(0.01, figures["norm"]), rel=1e-3)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(config):
-    """Before the weights are spoilt, with what to do."""
-    network = start_network(config)
-    network.point_head.mixer.to_logits.bias.data.fill_(torch.nan)
-    with pytest.raises(RuntimeError, match="the loss is not finite; lower the learning rate"):
-        train_step(network, [bright_block()], np.random.default_rng(0), config, CPU)
-    assert all(p.grad is None for p in network.parameters())
-
-
-def test_a_checkpoint_is_the_whole_state(config, tmp_path):
-    """Saved and loaded into a fresh start: weights, average, optimiser and step; without a file, step 0."""
-    network, average = start_network(config), start_network(config)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    train_step(network, [bright_block()], np.random.default_rng(0), config, CPU)
-    optimiser.step()
-    save(tmp_path / "last.pt", network, average, optimiser, 41)
-
-    fresh, fresh_average = start_network(config), start_network(config)
-    fresh_optimiser = torch.optim.AdamW(fresh.parameters(), lr=1e-3)
-    assert resume(tmp_path / "none.pt", fresh, fresh_average, fresh_optimiser) == 0
-    assert resume(tmp_path / "last.pt", fresh, fresh_average, fresh_optimiser) == 41
-    for ours, theirs in ((fresh, network), (fresh_average, average)):
-        assert all(
-            torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values())
-        )
-    moments = [o.state_dict()["state"] for o in (fresh_optimiser, optimiser)]
-    assert moments[0].keys() == moments[1].keys() != set()
-    assert all(torch.equal(moments[0][k]["exp_avg"], moments[1][k]["exp_avg"]) for k in moments[0])
-
-
-def steps_in_log(config):
-    return [int(line.split(",")[0]) for line in (Path(config.output) / "log.csv").read_text().splitlines()]
-
-
-def test_a_run_goes_on_where_it_stopped(config):
-    """Three steps, then five in all: the log goes on, weights change, a third run has nothing left to do."""
+def test_a_run_ends_with_weights_and_their_card(config):
+    """Without validation: the average of the weights, said to be unmeasured. A second run does nothing."""
     train(config)
-    checkpoint = Path(config.output) / "last.pt"
-    after_three = torch.load(checkpoint, weights_only=True)
-    assert after_three["step"] == 3
-    config = replace(config, steps=5)
-    train(config)
-    after_five = torch.load(checkpoint, weights_only=True)
-    assert after_five["step"] == 5
-    assert steps_in_log(config) == [3, 5]
-    name = "image_encoder.encoder.conv_init.weight"
-    assert not torch.equal(after_five["model"][name], after_three["model"][name])
-    written = checkpoint.stat().st_mtime_ns
-    train(config)
-    assert checkpoint.stat().st_mtime_ns == written
-    assert steps_in_log(config) == [3, 5]
-
-
-def test_a_run_is_reproducible(config, tmp_path):
-    """The same settings, the same weights."""
-    weights = []
-    for name in ("first", "second"):
-        train(replace(config, output=str(tmp_path / name)))
-        weights.append(torch.load(tmp_path / name / "last.pt", weights_only=True)["model"])
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_stops_after_the_step(config, monkeypatch, name):
-    """Asked to stop in its second step, a run of a thousand saves two steps and ends."""
-    plain, calls = finetune.train_step, []
-
-    def interrupted(*arguments):
-        calls.append(None)
-        if len(calls) == 2:
-            os.kill(os.getpid(), getattr(signal, name))
-        return plain(*arguments)
-
-    monkeypatch.setattr(finetune, "train_step", interrupted)
-    train(replace(config, steps=1000))
-    assert torch.load(Path(config.output) / "last.pt", weights_only=True)["step"] == 2
-    assert (Path(config.output) / "average.safetensors").exists()
-
-
-def test_what_is_exported_segments(config, blobs):
-    """The averaged weights load by their path, with the ROI and intensities they were trained on."""
-    train(config)
-    path = Path(config.output) / "average.safetensors"
-    checkpoint = read_checkpoint(path, check_finite=True)
+    output = Path(config.output)
+    assert last(config)["step"] == 3
+    checkpoint = read_checkpoint(output / "weights.safetensors", check_finite=True)
     assert checkpoint.metadata["roi"] == "16"
     assert checkpoint.metadata["intensity"] == "view"
     assert checkpoint.metadata["steps"] == "3"
-    assert {t.dtype for t in checkpoint.tensors.values()} == {torch.float16}
-    average = torch.load(Path(config.output) / "last.pt", weights_only=True)["average"]
+    average = last(config)["average"]
     assert all(torch.allclose(checkpoint.tensors[k].float(), average[k], atol=2e-3) for k in average)
+    assert "Not measured" in (output / "MODEL_CARD.md").read_text(encoding="utf-8")
+    written = {
+        p.name: p.stat().st_mtime_ns for p in output.iterdir() if p.is_file() and p.name != "checked.json"
+    }
+    train(config)
+    assert written == {name: (output / name).stat().st_mtime_ns for name in written}
+
+
+def test_what_is_exported_segments(config, blobs):
+    """The weights load by their path, with the ROI and intensities they were trained on."""
+    train(config)
+    path = Path(config.output) / "weights.safetensors"
     predictor = Predictor(load_engine(str(path), device="cpu", precision="fp32"))
     predictor.set_image(blobs(20, 24, 28))
     predictor.add_object("a")
@@ -328,45 +121,242 @@ def test_what_is_exported_segments(config, blobs):
     assert predictor.predict("a")[10, 12, 14]
 
 
-def test_training_starts_from_given_weights(config, tmp_path):
-    """`init` gives the weights and the shape; the file itself is not written to."""
+def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
+    """Stopped by a signal after its second step and gone on with: the same losses, the same weights."""
+    whole = longer(replace(config, output=str(tmp_path / "whole")), epochs=5)
+    train(whole)
+    broken = longer(config, epochs=5)
+    plain, calls = finetune.take_step, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments[:-1], arguments[-1] or len(calls) == 2)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(finetune, "take_step", interrupted)
+    train(broken)
+    assert last(broken)["step"] == 2
+    assert not (Path(broken.output) / "weights.safetensors").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(finetune, "take_step", plain)
+    train(broken)
+    assert last(broken)["step"] == 5
+    assert losses(broken) == losses(whole)
+    assert same_weights(last(broken), last(whole))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_after_the_step(config, monkeypatch, name):
+    """A run of a thousand steps saves what it has."""
+    plain, calls = finetune.learn, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            os.kill(os.getpid(), getattr(signal, name))
+        return plain(*arguments)
+
+    monkeypatch.setattr(finetune, "learn", interrupted)
+    train(longer(config, epochs=1000))
+    assert last(config)["step"] in (2, 3)
+    assert (Path(config.output) / "average.safetensors").exists()
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(config, tmp_path, monkeypatch):
+    """Killed outright between two checkpoints: what follows is repeated, to the same losses."""
+    whole = longer(replace(config, output=str(tmp_path / "whole")), epochs=5)
+    train(whole)
+    broken = replace(longer(config, epochs=5), save_every_s=0.0)
+    plain, calls = checkpoints.save, []
+
+    def lost(*arguments):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt  # nothing of ours catches it: as good as dead
+        return plain(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", lost)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken)
+    assert last(broken)["step"] == 2
+    monkeypatch.setattr(checkpoints, "save", plain)
+    train(broken)
+    assert losses(broken) == losses(whole)
+    assert same_weights(last(broken), last(whole))
+
+
+def test_a_full_disk_on_the_way_is_told_and_tried_again(config, monkeypatch, capsys):
+    """The run goes on; at the end it must be written."""
+    plain, calls = checkpoints.save, []
+
+    def full(*arguments):
+        calls.append(None)
+        if len(calls) == 1:
+            raise OSError("no space left")
+        plain(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    train(replace(config, save_every_s=0.0))
+    assert "not saved, the run goes on and tries again: no space left" in capsys.readouterr().err
+    assert last(config)["step"] == 3
+    monkeypatch.setattr(checkpoints, "save", lambda *arguments: full(*arguments) if calls.clear() else full())
+    with pytest.raises(OSError, match="no space left"):
+        train(longer(config, epochs=4))
+    assert last(config)["step"] == 3, "the last good one is still there"
+
+
+def test_validation_keeps_the_best_and_tells_what_training_brought(config, capsys):
+    """Curves before, on the way and after; the best step's weights; figure, table, summary, card."""
+    config = replace(longer(config, epochs=4), validation=Validation(share=0.25, every=2))
     train(config)
-    path = Path(config.output) / "average.safetensors"
-    before = path.read_bytes()
-    given = read_checkpoint(path).tensors
-    again = replace(
-        config, init=str(path), output=str(tmp_path / "again"), width=32, learning_rate=1e-6, steps=1
+    output = Path(config.output)
+    curves = last(config)["curves"]
+    assert sorted(curves) == [0, 2, 4]
+    best = max((2, 4), key=lambda step: curves[step]["dsc_auc"])
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    assert last(config)["best_step"] == summary["best_step"]
+    assert curves[summary["best_step"]]["dsc_auc"] == curves[best]["dsc_auc"]
+    assert summary["before"] == curves[0]["dsc_auc"]
+    assert summary["after"] == pytest.approx(curves[best]["dsc_auc"], abs=0.3)
+    assert read_checkpoint(output / "weights.safetensors").metadata["steps"] == str(summary["best_step"])
+    assert (output / "clicks.png").stat().st_size > 5000
+    assert "| before |" in capsys.readouterr().out
+    assert "| after |" in (output / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_cases_that_share_a_step_with_empty_ones(config, cases):
+    """A case without labels is left out; a step in which nothing is labelled moves nothing."""
+    empty = Case(
+        "e", np.arange(512, dtype=np.uint8).reshape(8, 8, 8), (1.0,) * 3, np.zeros((8, 8, 8), np.uint8)
     )
-    train(again)
-    assert path.read_bytes() == before
-    weights = torch.load(tmp_path / "again" / "last.pt", weights_only=True)["model"]
-    assert weights.keys() == given.keys()
-    assert all(torch.allclose(weights[k], given[k].float(), atol=1e-4) for k in given)
+    write_case(cases / "e.npz", empty)
+    train(config)
+    assert last(config)["step"] == 3
 
 
-def test_the_command_line(config, tmp_path, capsys):
-    """Settings from a file and from the line; wrong ones end with code 2 and one line that says why."""
-    path = tmp_path / "run.toml"
-    keys = ("data", "output", "init_filters", "width", "roi", "views", "objects", "warmup_steps", "workers")
-    text = [f"{key} = {getattr(config, key)!r}" for key in keys]
-    path.write_text("\n".join([*text, "blocks_down = [1, 1, 2]", "mixer = [8, 16]", "bf16 = false"]))
-    assert main([str(path), "--steps", "1"]) == 0
-    assert steps_in_log(config) == [1]
-    capsys.readouterr()
-    for wrong, message in (
-        (["--steps", "many"], "steps should be of type int"),
-        (["--data", str(tmp_path / "nowhere")], "expected a folder with train/ inside as `data`"),
-        (["--init", str(tmp_path / "gone.pt"), "--output", str(tmp_path / "b")], "gone.pt"),
-        (["--width", "12", "--output", str(tmp_path / "c")], "multiple of 8, got 12"),
-        (["--roi", "18", "--output", str(tmp_path / "d"), "--steps", "1"], "divisible"),
+def test_a_step_without_objects_moves_nothing(config, make_network):
+    """Nor does it fail; the figures are zeros."""
+    from Training.checkpoints import State
+    from Training.examples import Example
+    from Training.optimiser import make_optimiser
+
+    network = make_network(additions=True).train().requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimiser = make_optimiser(network, config.optimisation)
+    state = State(
+        network, make_network(additions=True), optimiser, torch.amp.GradScaler("cpu", enabled=False)
+    )
+    nothing = Example(torch.zeros(16, 16, 16), torch.zeros(0, 16, 16, 16, dtype=torch.bool))
+    figures, images, shown, stopped = take_step(
+        state, [nothing], config, 10, 1, torch.device("cpu"), Ranks(), False
+    )
+    assert (figures["loss"], images, shown, stopped) == (0, 0, None, False)
+    assert state.step == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_names_the_case(config, monkeypatch, capsys):
+    """The run stops with exit code 2 before the weights are spoilt, and says what to do."""
+    plain = finetune.start_network
+
+    def spoilt(settings):
+        network, metadata, settled = plain(settings)
+        network.point_head.mixer.to_logits.bias.data.fill_(torch.nan)
+        return network, metadata, settled
+
+    monkeypatch.setattr(finetune, "start_network", spoilt)
+    with pytest.raises(
+        RuntimeError, match=r"the loss of [abcd](, [abcd])* is not finite at step 1; look at the case"
     ):
-        assert main([str(path), *wrong]) == 2
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("Training.finetune: error: ")
-        assert message in error
+        train(config)
+    assert not (Path(config.output) / "last.pt").exists()
 
 
-def test_a_network_without_mixer_is_refused(config):
-    """Training needs the mixer's coarse logits: settings or weights without one are named as the reason."""
-    with pytest.raises(ValueError, match="mixer"):
-        train(replace(config, mixer=()))
+def toml(path: Path, cases: Path, **more) -> Path:
+    """A configuration file of the tiny run."""
+    extra = "".join(f"{key} = {json.dumps(value)}\n" for key, value in more.items())
+    path.write_text(
+        f"output = {json.dumps(str(path.parent / 'run'))}\ninit = ''\ndevice = 'cpu'\nworkers = 0\n{extra}"
+        f"[[data]]\npath = {json.dumps(str(cases))}\n"
+        "[network]\ninit_filters = 8\nblocks_down = [1, 1, 2]\nwidth = 16\nmixer = [8, 16]\n"
+        "[sampling]\ncases = 2\nviews = 1\nobjects = 2\nroi = 16\n"
+        "[optimisation]\nepochs = 2\nsteps_per_epoch = 1\nwarmup_steps = 1\nprecision = 'fp32'\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_the_command_line(tmp_path, cases, capsys):
+    """A run, its end, and what changed when it is prolonged."""
+    file = toml(tmp_path / "run.toml", cases)
+    assert main([str(file)]) == 0
+    assert "weights: " in capsys.readouterr().out
+    assert main([str(file), "--epochs", "3"]) == 0
+    told = capsys.readouterr().err
+    assert "changed since the last checkpoint: optimisation.epochs: 2 → 3" in told
+    assert "going on after step 2" in told
+
+
+def test_check_lists_what_is_broken(tmp_path, cases, capsys):
+    """With its reason, and an exit code; nothing is trained."""
+    file = toml(tmp_path / "run.toml", cases)
+    assert main([str(file), "--check"]) == 0
+    assert "4 cases, 0 broken, 0 without labels" in capsys.readouterr().out
+    (cases / "b.npz").write_bytes(b"PK")
+    assert main([str(file), "--check"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("b: ")
+    assert "4 cases, 1 broken" in told
+    assert main([str(file)]) == 2
+    assert "1 of 4 cases are broken (b: " in capsys.readouterr().err
+    assert main([str(file), "--skip_broken", "true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--roi", "10"], "roi: expected a multiple of"),
+        (["--init", "nobody"], "there is no 'nobody'"),
+        (["--freeze", '["decoder"]'], "freeze: no weight's name begins with 'decoder'"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message):
+    """Exit code 2, what is wrong, no traceback."""
+    assert main([str(toml(tmp_path / "run.toml", cases)), *overrides]) == 2
+    told = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("Training.finetune: error")
+    ]
+    assert len(told) == 1
+    assert message in told[0]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, cases):
+    """The same cases a step, over one process or two: the same losses for twenty steps."""
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        file = toml(folder / "run.toml", cases, threads=1)
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *(launcher if processes > 1 else []), "-m", "Training.finetune"]
+        done = subprocess.run(
+            [*command, str(file), "--epochs", "20", "--share", "0.25", "--every", "10"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        config = Config(output=str(folder / "run"))
+        found.append((losses(config), last(config)["curves"]))
+    (one, curves_of_one), (two, curves_of_two) = found
+    assert len(one) == 20
+    assert one == pytest.approx(two, abs=1e-4)
+    assert len(set(one)) == 20
+    assert curves_of_one[0]["dice"] == pytest.approx(curves_of_two[0]["dice"], abs=1e-6)
+    assert sorted(curves_of_one) == sorted(curves_of_two) == [0, 10, 20]

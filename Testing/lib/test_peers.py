@@ -1,0 +1,139 @@
+"""The methods we are compared with do what they are known for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from GSMedSegLib import peers
+from GSMedSegLib.case_source import Reading, find_sources
+from GSMedSegLib.challenge import play
+from GSMedSegLib.evaluate_command import PEER_NAMES
+from GSMedSegLib.metrics import dice
+from GSMedSegLib.npz import Case
+from GSMedSegLib.peers import PEERS, WALKED_VOXELS, _region
+from GSMedSegLib.prompts import Box, Click
+
+NAMES = list(PEERS)
+
+
+def ball(shape, center, radius):
+    grid = np.indices(shape)
+    return ((grid - np.array(center)[:, None, None, None]) ** 2).sum(0) <= radius**2
+
+
+def scene(*balls, shape=(24, 28, 32)):
+    """Balls of their grey values on dark ground, with some noise."""
+    image = np.random.default_rng(0).normal(40, 3, shape)
+    for mask, grey in balls:
+        image[mask] += grey - 40
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def segment(name, image, *classes, boxes=None, spacing_mm=(1.0, 1.0, 1.0)):
+    case = Case("case", image, spacing_mm, clicks=tuple(classes) if classes else None, boxes=boxes)
+    return PEERS[name]().segment(case)
+
+
+def test_the_command_line_knows_them():
+    assert tuple(NAMES) == PEER_NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bright_ball_is_found(name):
+    """From a click inside and one outside."""
+    truth = ball((24, 28, 32), (12, 14, 15), 7)
+    labels = segment(name, scene((truth, 180)), (Click((12, 14, 15), True), Click((12, 3, 15), False)))
+    assert labels.max() == 1
+    assert dice(truth, labels == 1) > 0.85
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_class_gets_its_own(name):
+    """Two balls that touch, of different grey; neither takes the other's."""
+    one, two = (ball((24, 28, 36), (12, 14, at), 6) for at in (10, 23))
+    image = scene((one, 110), (two, 220), shape=(24, 28, 36))
+    clicks = [
+        (Click((12, 14, 10), True), Click((12, 14, 23), False)),
+        (Click((12, 14, 23), True), Click((12, 14, 10), False)),
+    ]
+    labels = segment(name, image, *clicks)
+    assert dice(one, labels == 1) > 0.7
+    assert dice(two, labels == 2) > 0.7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_background_click_takes_away(name):
+    """Two balls alike, joined by a bridge: a click says that the second is not meant."""
+    shape = (24, 24, 44)
+    one, two = (ball(shape, (12, 12, at), 6) for at in (10, 32))
+    image = scene((one, 180), (two, 180), shape=shape)
+    image[11:14, 11:14, 14:30] = 180
+    only = (Click((12, 12, 10), True), Click((12, 12, 32), False))
+    assert (segment(name, image, only)[two] == 1).mean() < 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_box_is_a_click_and_a_limit(name):
+    """Nothing is found outside it."""
+    truth = ball((24, 28, 32), (12, 14, 15), 6)
+    box = Box((6, 8, 9), (18, 20, 21), 12)
+    labels = segment(name, scene((truth, 180)), boxes=(box,))
+    assert dice(truth, labels == 1) > 0.7
+    labels[6:19, 8:21, 9:22] = 0
+    assert not labels.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_without_a_foreground_click_stays_empty(name):
+    labels = segment(name, scene(), (Click((3, 3, 3), False),), (Click((9, 9, 9), True),))
+    assert not (labels == 1).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 40, 40), (2, 40, 40), (40, 3, 40)])
+def test_flat_images_and_clicks_on_the_border(name, shape):
+    """Nothing to find, and nothing that fails: constant ground, a click in the corner."""
+    image = np.full(shape, 90, np.uint8)
+    clicks = (Click((0, 0, 0), True), Click((0, 1, 20), False))
+    labels = segment(name, image, clicks, spacing_mm=(4.0, 1.0, 1.0))
+    assert labels.shape == shape
+    assert labels.max() <= 1
+
+
+def test_large_images_are_cropped_and_averaged():
+    """The region is as large as allowed, cubic in space, and holds the clicks."""
+    clicks = [Click((100, 200, 200), True), Click((0, 0, 0), False)]
+    region = _region(clicks, (300, 512, 512), (2.0, 1.0, 1.0))
+    sides = [s.stop - s.start for s in region]
+    assert 0.5 * peers.BUDGET_VOXELS < np.prod(sides) <= peers.BUDGET_VOXELS
+    assert sides[1] == sides[2] == pytest.approx(2 * sides[0], rel=0.05)
+    assert all(s.start <= x < s.stop for s, x in zip(region, (100, 200, 200)))
+    assert _region(clicks, (200, 100, 100), (1.0, 1.0, 1.0)) == (slice(0, 200), slice(0, 100), slice(0, 100))
+
+
+def test_the_random_walker_sees_a_coarser_image(monkeypatch):
+    """With room for a few voxels it still finds the ball."""
+    monkeypatch.setattr(peers, "WALKED_VOXELS", WALKED_VOXELS // 60)
+    truth = ball((24, 28, 32), (12, 14, 15), 9)
+    labels = segment("random-walker", scene((truth, 180)), (Click((12, 14, 15), True),))
+    assert dice(truth, labels == 1) > 0.7
+
+
+def test_without_scikit_image_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(ValueError, match=r"needs scikit-image; pip install 'gsmedseg\[evaluate\]'"):
+        segment("random-walker", scene(), (Click((9, 9, 9), True),))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_case_is_played(name, data_dir: Path):
+    """All rounds, without an error, better than nothing."""
+    source = find_sources(data_dir / "dev" / "msd_hippocampus", reading=Reading(objects=1))[0]
+    result = play(PEERS[name](), source.load().case, surfaces=False).result
+    assert not result.errors
+    assert result.dice_auc > 0.2

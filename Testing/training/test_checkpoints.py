@@ -1,0 +1,107 @@
+"""What a run leaves behind can be gone on from, and used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from GSMedSegLib.checkpoint import read_checkpoint
+from Training import checkpoints
+from Training.checkpoints import State, changed_settings, export, resume, save
+from Training.config import Config, Optimisation, as_table
+from Training.optimiser import make_optimiser
+
+
+@pytest.fixture
+def make_state(make_network):
+    """A state of two tiny networks, with an optimiser that has made a step."""
+
+    def make(seed, steps=0):
+        network, average = (make_network(additions=True, seed=seed + n) for n in (0, 100))
+        network.train().requires_grad_(True)
+        optimiser = make_optimiser(network, Optimisation())
+        for _ in range(steps):
+            sum(p.square().sum() for p in network.parameters()).backward()
+            optimiser.step()
+        return State(network, average, optimiser, torch.amp.GradScaler("cpu", enabled=False))
+
+    return make
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_a_checkpoint_is_the_whole_state(make_state, tmp_path):
+    """Saved and loaded into a fresh start: weights, average, optimiser, step, curves."""
+    state, fresh = make_state(0, steps=1), make_state(7)
+    state.step, state.curves, state.best_step = 41, {0: {"dice": [0.5]}, 40: {"dice": [0.75]}}, 40
+    save(tmp_path / "last.pt", state, as_table(Config(seed=3)))
+    assert resume(tmp_path / "none.pt", fresh) is None
+    settings = resume(tmp_path / "last.pt", fresh)
+    assert settings["seed"] == 3
+    assert (fresh.step, fresh.curves, fresh.best_step) == (41, state.curves, 40)
+    assert same_weights(fresh.network, state.network)
+    assert same_weights(fresh.average, state.average)
+    moments = [s.optimiser.state_dict()["state"] for s in (fresh, state)]
+    assert moments[0].keys() == moments[1].keys() != set()
+    assert all(torch.equal(moments[0][k]["exp_avg"], moments[1][k]["exp_avg"]) for k in moments[0])
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(make_state, tmp_path, monkeypatch):
+    """What was there is still there, whole, and nothing half-written beside it."""
+    path = tmp_path / "last.pt"
+    state = make_state(0)
+    state.step = 1
+    save(path, state, {})
+    good = path.read_bytes()
+
+    def full(stored, file):
+        Path(file).write_bytes(b"half")
+        raise RuntimeError(
+            "[enforce fail] . PytorchStreamWriter failed writing file: No space left on device"
+        )
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    state.step = 2
+    with pytest.raises(OSError, match=r"last.pt cannot be written: .*No space left"):
+        save(path, state, {})
+    assert path.read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other"])
+def test_a_damaged_checkpoint_is_refused(make_state, tmp_path, damage):
+    """With what to do; it is neither overwritten nor passed over."""
+    path = tmp_path / "last.pt"
+    save(path, make_state(0), {})
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-500])
+    elif damage == "text":
+        path.write_text("hello", encoding="utf-8")
+    else:
+        torch.save({"model": {}}, path)
+    with pytest.raises(ValueError, match=r"damaged or of another network; move it away to start anew"):
+        resume(path, make_state(0))
+    assert path.exists()
+
+
+def test_exported_weights_are_the_librarys(make_state, tmp_path):
+    """In fp16, with what they say about themselves."""
+    network = make_state(0).network
+    export(tmp_path / "w.safetensors", network, {"roi": "16"})
+    read = read_checkpoint(tmp_path / "w.safetensors")
+    assert read.metadata["roi"] == "16"
+    assert {tensor.dtype for tensor in read.tensors.values()} == {torch.float16}
+    assert read.tensors.keys() == network.state_dict().keys()
+
+
+def test_changed_settings_are_named():
+    """Within groups too; what is the same is not."""
+    before, now = as_table(Config()), as_table(Config(seed=1, optimisation=Optimisation(epochs=31)))
+    assert changed_settings(before, now) == ["optimisation.epochs: 30 → 31", "seed: 0 → 1"]
+    assert changed_settings(before, before) == []

@@ -1,0 +1,189 @@
+"""What is asked for in a view, and that every number is one example, wherever it is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from GSMedSegLib.case_source import find_sources
+from Training.config import Sampling, Source
+from Training.examples import Draws, Share, choose_targets, make_pools, stream
+from Training.volumes import MIN_VOXELS
+
+SIZE = 16
+SAMPLING = Sampling(cases=1, views=2, objects=2, roi=SIZE)
+
+
+def blocks(shape, *boxes):
+    """Labels with a block of each (label, start, stop)."""
+    labels = np.zeros(shape, np.uint8)
+    for label, start, stop in boxes:
+        labels[tuple(slice(a, b) for a, b in zip(start, stop))] = label
+    return labels
+
+
+def pools_of(data: Path, *kinds: str):
+    """Sources of a small data folder."""
+    sources = {
+        "cases": (Source("cases", "blobs"), find_sources(data / "train" / "blobs")),
+        "maps": (Source("maps", "labelmaps", lesions=("open_ms_lesions",)), []),
+        "scenes": (Source("scenes"), []),
+    }
+    return make_pools([sources[kind] for kind in kinds], data / "train", 2**30, clip=False)
+
+
+def same(a, b):
+    """Whether two lists of views are equal."""
+    return all(
+        torch.equal(x.image, y.image) and torch.equal(x.targets, y.targets) and x.seed == y.seed
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_targets_by_hand(rng):
+    """The main label comes first; too small, too large and background are never asked for."""
+    labels = blocks(
+        (12, 12, 12),
+        (1, (0, 0, 0), (4, 4, 4)),
+        (2, (0, 8, 0), (2, 10, 5)),  # 20 voxels
+        (3, (6, 0, 0), (12, 12, 12)),
+    )
+    for _ in range(50):
+        chosen = choose_targets(rng, labels, main=1, count=5, pieces=0.75)
+        assert [label for label, _ in chosen] == [1, 3]
+        assert all(np.array_equal(mask, labels == label) for label, mask in chosen)
+        assert len(choose_targets(rng, labels, 1, 1, 0.75)) == 1
+    assert choose_targets(rng, np.ones((12, 12, 12), np.int32), 1, 5, 0.75) == []
+    assert choose_targets(rng, np.zeros((12, 12, 12), np.int32), 0, 5, 0.75) == []
+
+
+def test_targets_are_drawn_by_the_root_of_their_size(rng):
+    """100 and 400 voxels: the larger is first two times out of three."""
+    labels = blocks((12, 12, 12), (1, (0, 0, 0), (4, 5, 5)), (2, (6, 0, 0), (10, 10, 10)))
+    first = [choose_targets(rng, labels, 0, 1, 0.75)[0][0] for _ in range(2000)]
+    assert np.mean(np.array(first) == 2) == pytest.approx(2 / 3, abs=4 * np.sqrt(2 / 9 / 2000))
+
+
+@pytest.mark.parametrize("pieces", [0.0, 0.75])
+def test_targets_are_single_components_as_often_as_asked(rng, pieces):
+    """One component, by size, none if it is too small; else the whole label."""
+    labels = blocks(
+        (12, 12, 12), (1, (0, 0, 0), (4, 5, 5)), (1, (6, 0, 0), (12, 5, 10)), (1, (0, 11, 11), (2, 12, 12))
+    )
+    sizes = [sum(int(m.sum()) for _, m in choose_targets(rng, labels, 1, 1, pieces)) for _ in range(2000)]
+    assert set(sizes) <= {402, 300, 100, 0}
+    assert sizes.count(402) / 2000 == pytest.approx(1 - pieces, abs=0.04)
+    assert sizes.count(300) / 2000 == pytest.approx(pieces * 300 / 402, abs=0.045)
+    assert sizes.count(100) / 2000 == pytest.approx(pieces * 100 / 402, abs=0.04)
+
+
+@pytest.mark.parametrize("by_view", [True, False], ids=["view", "volume"])
+@pytest.mark.parametrize("kind", ["cases", "maps", "scenes"])
+def test_examples_of_every_source(training_data, kind, by_view):
+    """Images scaled to about 0..1, and targets large enough to click on."""
+    sampling = replace(SAMPLING, augmentation="none")
+    draws = Draws(pools_of(training_data, kind), sampling, by_view, seed=1)
+    for example in (view for number in range(5) for view in draws[number]):
+        assert example.image.shape == (SIZE,) * 3
+        assert example.image.dtype == torch.float32
+        assert torch.isfinite(example.image).all()
+        assert -1 <= example.image.min() <= example.image.max() <= 2
+        assert 1 <= len(example.targets) == len(example.labels) <= 2
+        assert example.targets.dtype == torch.bool
+        assert example.targets.flatten(1).sum(1).min() >= MIN_VOXELS
+
+
+@pytest.mark.parametrize("crop", ["views", "voxels"])
+@pytest.mark.parametrize("augmentation", ["seed", "usual"])
+def test_a_number_is_an_example(training_data, crop, augmentation):
+    """Drawn twice, in any order, by whomever: the same. Another number, or another seed: another one."""
+    sampling = replace(SAMPLING, crop=crop, augmentation=augmentation)
+
+    def draws(seed):
+        return Draws(pools_of(training_data, "cases", "maps", "scenes"), sampling, True, seed)
+
+    first, again = draws(1), draws(1)
+    forwards = [first[n] for n in range(4)]
+    backwards = [again[n] for n in (3, 2, 1, 0)][::-1]
+    assert all(same(a, b) for a, b in zip(forwards, backwards))
+    assert not torch.equal(forwards[0][0].image, forwards[1][0].image)
+    assert not torch.equal(forwards[0][0].image, draws(2)[0][0].image)
+
+
+def test_an_epoch_shows_every_case_once(training_data):
+    """Of a single source; in another order the next time round."""
+    draws = Draws(pools_of(training_data, "cases"), SAMPLING, True, seed=0)
+    names = [draws[number][0].name for number in range(12)]
+    rounds = [tuple(names[n : n + 2]) for n in range(0, 12, 2)]
+    assert all(set(several) == {"case_a", "case_b"} for several in rounds)
+    assert len(set(rounds)) == 2
+
+
+def test_processes_share_every_step():
+    """Three cases a step over two processes: each number goes to one of them, in the step it belongs to."""
+    assert [list(Share(4, 6, 3, rank, 2)) for rank in (0, 1)] == [[12, 14, 15, 17], [13, 16]]
+    assert list(Share(0, 2, 1, 1, 2)) == []
+
+
+def test_a_case_without_labels_gives_empty_views(training_data):
+    """Nobody waits for what is not there."""
+    pools = pools_of(training_data, "cases")
+    for index in range(2):
+        pools[0].volumes[index].pieces.clear()
+    views = Draws(pools, SAMPLING, True, 0)[0]
+    assert [len(view.targets) for view in views] == [0, 0]
+    assert views[0].image.shape == (SIZE,) * 3
+
+
+def test_label_maps_are_named_by_set(training_data, tmp_path):
+    """Lesion sets are pasted, not drawn from; what is missing is said."""
+    (pool,) = pools_of(training_data, "maps")
+    assert pool.names == ["regions/map.nii.gz"]
+    assert [lesion.shape for lesion in pool.lesions] == [(6, 5, 5)]
+    with pytest.raises(ValueError, match=r"no label maps; expected folders with \*.nii.gz"):
+        make_pools([(Source("maps", "blobs"), [])], tmp_path, 1, clip=False)
+    missing = Source("maps", "labelmaps", lesions=("nodules",))
+    with pytest.raises(ValueError, match="has no folder nodules, which `lesions` names"):
+        make_pools([(missing, [])], training_data / "train", 1, clip=False)
+
+
+def test_the_trainers_own_process_keeps_its_threads(training_data):
+    """Examples made in the training process itself do not take the network's threads away."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        next(stream(Draws(pools_of(training_data, "scenes"), SAMPLING, True, 0), Share(0, 1, 1, 0, 1), 0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_examples(training_data):
+    """Two other processes, the same views in the same order."""
+    draws = Draws(pools_of(training_data, "cases", "scenes"), SAMPLING, True, 0)
+    share = Share(0, 4, 1, 0, 1)
+    made = list(islice(stream(draws, share, 2), 4))
+    assert all(same(views, draws[number]) for number, views in enumerate(made))
+
+
+@pytest.mark.slow
+def test_the_data_we_train_on(data_dir):
+    """Each source of the real folder gives sound examples."""
+    sources = [
+        (Source("cases", name), find_sources(data_dir / "train" / name))
+        for name in ("ibsi_sts_pet", "ibsi_sts_mr")
+    ]
+    lesions = ("lidc_nodule_shapes", "open_ms_lesions", "soop_stroke_lesions")
+    sources.append((Source("maps", "labelmaps", lesions=lesions), []))
+    pools = make_pools(sources, data_dir / "train", 2**30, clip=False)
+    assert len(pools[-1].lesions) > 50
+    draws = Draws(pools, replace(SAMPLING, roi=24), True, 0)
+    views = [view for number in range(12) for view in draws[number]]
+    assert all(torch.isfinite(view.image).all() for view in views)
+    assert sum(len(view.targets) > 0 for view in views) >= 20

@@ -1,0 +1,117 @@
+"""What a run leaves behind: the state to go on from, and weights to use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.checkpoint import write_safetensors
+from GSMedSegLib.network import Network
+
+LAST = "last.pt"
+BEST = "best.safetensors"
+AVERAGE = "average.safetensors"
+WEIGHTS = "weights.safetensors"
+
+Curve = dict[str, Any]
+"""A validation as plain values, see `validation.validate`."""
+
+
+@dataclass
+class State:
+    """All that a run is, beside its settings. Examples and chance follow from the step.
+
+    Attributes:
+        network, average: the weights, and their running average.
+        optimiser: AdamW.
+        scaler: of the loss, in fp16.
+        step: steps done.
+        curves: validations so far, by the step after which they were made.
+        best_step: after which the best of them was.
+    """
+
+    network: Network
+    average: Network
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    curves: dict[int, Curve] = field(default_factory=dict)
+    best_step: int | None = None
+
+
+def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
+    """Write a checkpoint that `resume` goes on from, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; an older one is still there.
+    """
+    stored = {
+        "model": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "curves": state.curves,
+        "best_step": state.best_step,
+        "settings": dict(settings),
+    }
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(stored, temporary)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def resume(path: Path, state: State) -> Mapping[str, Any] | None:
+    """Load a checkpoint into a state if there is one.
+
+    Returns:
+        the settings it was made with; None where there is no checkpoint.
+
+    Raises:
+        ValueError: it is damaged, or of another network.
+    """
+    if not path.exists():
+        return None
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        state.network.load_state_dict(stored["model"])
+        state.average.load_state_dict(stored["average"])
+        state.optimiser.load_state_dict(stored["optimiser"])
+        state.scaler.load_state_dict(stored["scaler"])
+        state.step = int(stored["step"])
+        state.curves, state.best_step = dict(stored["curves"]), stored["best_step"]
+        settings: dict[str, Any] = stored["settings"]
+    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path} is damaged or of another network; move it away to start anew ({reason})"
+        ) from None
+    return settings
+
+
+def export(path: Path, network: Network, metadata: Mapping[str, str]) -> None:
+    """Write weights as the library loads them, in fp16.
+
+    Raises:
+        OSError: they cannot be written; older ones are still there.
+    """
+    write_safetensors(path, network.state_dict(), metadata, dtype="fp16")
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """What differs between two tables of settings, as "name: before → now"."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changed_settings(old, new, f"{where}{key}.")
+        elif old != new:
+            found.append(f"{where}{key}: {old} → {new}")
+    return found

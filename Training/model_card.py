@@ -1,0 +1,100 @@
+"""The card that goes with trained weights: what they were made from, how, and how good they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from GSMedSegLib import __version__
+from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.case_source import CaseSource
+from GSMedSegLib.model_store import list_weights
+from Training.config import Config, Source, as_table
+from Training.validation import table
+
+
+def write_model_card(
+    path: Path,
+    config: Config,
+    steps: int,
+    training: Sequence[tuple[Source, Sequence[CaseSource]]],
+    validation: Sequence[CaseSource],
+    measured: tuple[Mapping[str, Any], Mapping[str, Any]] | None,
+) -> None:
+    """Write the card as Markdown. Cases are counted, not named: their names may say who the patients are.
+
+    Args:
+        path: of the card.
+        config: of the run.
+        steps: after which the weights were taken.
+        training: the sources, with their cases.
+        validation: the cases measured on.
+        measured: validations before and after, see `validation.validate`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    lines = [
+        "# Model card",
+        "",
+        f"Trained with GSMedSeg {__version__} (`python -m Training.finetune`), {steps} steps. Use them with",
+        "`gsmedseg segment IMAGE -o MASK --fg I,J,K --weights weights.safetensors`.",
+        "For research; not a medical device.",
+        "",
+        "## Where they come from",
+        "",
+        _origin(config.init),
+        "",
+        "## Data",
+        "",
+        *(f"- {_told(source, cases)}" for source, cases in training),
+        f"- {len(validation)} cases for validation, of other patients or given apart; not trained on",
+        "",
+        "Add the licences of your data here: weights made from data may be bound by them.",
+        "",
+        "## Scores",
+        "",
+        _scores(measured, steps),
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps(as_table(config), indent=1, ensure_ascii=False),
+        "```",
+        "",
+    ]
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text("\n".join(lines), encoding="utf-8")
+
+
+def _origin(init: str) -> str:
+    if not init:
+        return "Started from random weights."
+    known = {entry.name: entry for entry in list_weights()}
+    if init not in known:
+        return f"Started from `{Path(init).name}`; what its terms ask for holds for these weights too."
+    licence = known[init].licence
+    terms = f"{licence.name}. {licence.summary} {licence.url}" if licence else "not known here."
+    return f"Started from `{init}`, whose terms hold for these weights too: {terms}"
+
+
+def _told(source: Source, cases: Sequence[CaseSource]) -> str:
+    if source.kind == "scenes":
+        return f"invented scenes, weight {source.weight:g}"
+    if source.kind == "maps":
+        return f"label maps of `{Path(source.path).name}`, painted, weight {source.weight:g}"
+    modalities = ", ".join(sorted({case.modality for case in cases}))
+    return f"{len(cases)} cases of `{Path(source.path).name}` ({modalities}), weight {source.weight:g}"
+
+
+def _scores(measured: tuple[Mapping[str, Any], Mapping[str, Any]] | None, steps: int) -> str:
+    if measured is None:
+        return "Not measured: there were no validation cases."
+    before, after = measured
+    return (
+        f"The challenge's simulated clicks, mean over {len(after['cases'])} validation cases. The weights "
+        f"are those of step {steps}, the best of the run by these same cases, which flatters a little.\n\n"
+        + table(before, after)
+    )
