@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONTAINER = "container:"
 
-PEER_NAMES = ("region-growing", "geodesic", "watershed", "random-walker")
+PEER_NAMES = ("region-growing", "geodesic", "watershed", "grow-from-seeds", "random-walker")
 """Of `peers.PEERS`, whose libraries take a while to import."""
 
 

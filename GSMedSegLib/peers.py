@@ -1,4 +1,4 @@
-"""Classical interactive methods to compare with, made of well-kept libraries and as a competent user runs them.
+"""Classical interactive methods to compare with, from well-kept libraries and as a competent user runs them.
 
 Every method answers the same question: which voxels of a view belong to the seeds of the object, and which to
 those of the background? The rest is the same for all of them, so that nothing but the method is compared.
@@ -14,11 +14,9 @@ those of the background? The rest is the same for all of them, so that nothing b
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +38,26 @@ MARGIN = 0.25
 """Around a box or a find, as a part of its side; and at least `MARGIN_VOXELS` of the finest axis."""
 MARGIN_VOXELS = 8
 
+MARK_VOXELS = 2
+"""Radius of the mark that a click makes: one voxel among those of the border goes unheard."""
+
 SHORT_SIDE = 0.25
 """An axis with a smaller part of the longest one's voxels has no border: a slab is cut out of the object."""
+
+MULTIPLIERS = (3.5, 3.0, 2.5, 2.0, 1.5, 1.0)
+"""Widths of the range that region growing accepts, in standard deviations; the widest that holds."""
+
+SMOOTHING = 0.7
+"""Of a gradient, in voxels of the finest axis."""
+
+CLEAR_EDGE = 10.0
+"""A gradient, of 255 grey values, that makes a front half as fast."""
+
+BETA = 1000.0
+"""How much edges hinder the random walker."""
+
+WALKED_VOXELS = 250_000
+"""Of a view for the two methods that take longest."""
 
 Region = tuple[slice, slice, slice]
 FloatArray = NDArray[np.floating[Any]]
@@ -135,13 +151,13 @@ class PeerSegmenter:
     ) -> NDArray[np.float32]:
         """Scores of a region's voxels, from a view of its blocks."""
         image = _averaged(case.image[region], blocks)
-        border = _border(image.shape)
-        foreground = np.zeros(image.shape, bool)
+        clicked = {positive: np.zeros(image.shape, bool) for positive in (True, False)}
         for kji, positive in seeds.items():
             if all(side.start <= x < side.stop for x, side in zip(kji, region)):
                 block = tuple((x - side.start) // n for x, side, n in zip(kji, region, blocks))
-                (foreground if positive else border)[block] = True
-        background = border & ~foreground
+                clicked[positive][block] = True
+        foreground = (_marked(clicked[True]) & ~clicked[False]) | clicked[True]
+        background = (_marked(clicked[False]) | _border(image.shape)) & ~foreground
         if not background.any():  # an image of a few voxels
             return np.ones([side.stop - side.start for side in region], np.float32)
         sides_mm = [mm * n for mm, n in zip(case.spacing_mm, blocks)]
@@ -200,6 +216,13 @@ def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return border
 
 
+def _marked(clicked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The voxels near clicks."""
+    near = ndimage.generate_binary_structure(3, 1)
+    marks: NDArray[np.bool_] = ndimage.binary_dilation(clicked, near, MARK_VOXELS)
+    return marks
+
+
 def _averaged(image: NDArray[np.uint8], blocks: tuple[int, ...]) -> NDArray[np.float32]:
     """Means of blocks, the image's edge repeated to fill the last."""
     if math.prod(blocks) == 1:
@@ -227,7 +250,8 @@ def _enlarged(score: NDArray[np.float32], blocks: tuple[int, ...], sizes: list[i
         sitk.sitkFloat32,
         True,
     )
-    return sitk.GetArrayFromImage(large)
+    scores: NDArray[np.float32] = sitk.GetArrayFromImage(large)
+    return scores
 
 
 def _itk(array: NDArray[Any], view: View) -> Any:
@@ -242,119 +266,125 @@ def _points(seeds: NDArray[np.bool_]) -> list[list[int]]:
     return points
 
 
-def _gradient(view: View, sigma: float) -> Any:
-    """Magnitude of the gradient of the smoothed image, per voxel of the finest axis."""
-    smooth = sitk.DiscreteGaussian(_itk(view.image, view), [sigma**2] * 3) if sigma else _itk(view.image, view)
-    return sitk.GradientMagnitude(smooth)
-
-
-P = dict(
-    rg_mult=(3.5, 3.0, 2.5, 2.0, 1.5, 1.0), rg_iter=2, rg_rad=1, rg_flow=5, rg_close=1,
-    ws_sigma=0.7, ws_ball=0.0,
-    geo_sigma=0.7, geo_scale=10.0, geo_like=0.0,
-    rw_beta=130.0, rw_ball=0.0,
-    gs_eps=1.0, gs_ball=0.0,
-)  # fmt: skip
-
-
-def _ball(seeds, radius, view, other):
-    if not radius:
-        return seeds
-    d = ndimage.distance_transform_edt(~seeds, sampling=view.spacing)
-    return (d <= radius) & ~other
+def _gradient(view: View) -> Any:
+    """Magnitude of the gradient of the slightly smoothed image, per voxel of the finest axis."""
+    return sitk.GradientMagnitude(sitk.DiscreteGaussian(_itk(view.image, view), [SMOOTHING**2] * 3))
 
 
 def region_growing(view: View) -> FloatArray:
-    image = sitk.CurvatureFlow(_itk(view.image, view), 0.0625, P["rg_flow"])
-    seeds = _points(view.foreground)
-    grown = None
-    for multiplier in P["rg_mult"]:
-        grown = np.zeros(view.image.shape, bool)
-        for group in ([[s] for s in seeds] if P.get("rg_each", True) else [seeds]):
-            for m in P["rg_mult"]:
-                if m > multiplier and not P.get("rg_each", True):
-                    continue
-                found = sitk.ConfidenceConnected(image, group, P["rg_iter"], m, P["rg_rad"], 1)
-                f = sitk.GetArrayViewFromImage(found) > 0
-                if not (f & view.background).any():
-                    break
-            grown |= f
-        if P.get("rg_each", True) or not (grown & view.background).any():
-            break
+    """Confidence-connected growing from every click, as wide as keeps it off the background's seeds.
+
+    What is then nearer to those is cut off, and holes are filled.
+
+    Source: SimpleITK's CurvatureFlow and ConfidenceConnected.
+    """
+    image = sitk.CurvatureFlow(_itk(view.image, view), 0.0625, 5)
+    grown = np.zeros(view.image.shape, bool)
+    for seed in _points(view.foreground):
+        if grown[tuple(reversed(seed))]:
+            continue
+        found = np.zeros(view.image.shape, bool)
+        for multiplier in MULTIPLIERS:
+            found = sitk.GetArrayFromImage(sitk.ConfidenceConnected(image, [seed], 2, multiplier, 1, 1)) > 0
+            if not (found & view.background).any():
+                break
+        grown |= found
     if (grown & view.background).any():
-        near = ndimage.distance_transform_edt(~view.foreground, sampling=view.spacing)
-        far = ndimage.distance_transform_edt(~view.background, sampling=view.spacing)
-        grown = grown & (near < far)
-        lab, _ = ndimage.label(grown)
-        grown = np.isin(lab, np.setdiff1d(np.unique(lab[view.foreground]), [0]))
-    if P["rg_close"]:
-        grown = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(grown, 2), iterations=P["rg_close"]))[2:-2, 2:-2, 2:-2] | grown
-        grown &= ~view.background
-    return grown.astype(np.float32)
+        ours, theirs = (
+            ndimage.distance_transform_edt(~seeds, sampling=view.spacing)
+            for seeds in (view.foreground, view.background)
+        )
+        grown &= ours < theirs
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(grown)
+    return (filled & ~view.background).astype(np.float32)
 
 
 def watershed(view: View) -> FloatArray:
-    fg = _ball(view.foreground, P["ws_ball"], view, view.background)
-    markers = fg.astype(np.uint8) + 2 * view.background.astype(np.uint8)
-    found = sitk.MorphologicalWatershedFromMarkers(
-        _gradient(view, P["ws_sigma"]), _itk(markers, view), False, False
-    )
-    return (sitk.GetArrayFromImage(found) == 1).astype(np.float32)
+    """The basins of the object's seeds where the gradient is flooded from all seeds.
+
+    Source: SimpleITK's MorphologicalWatershedFromMarkers.
+    """
+    markers = _itk(view.foreground.astype(np.uint8) + 2 * view.background.astype(np.uint8), view)
+    found = sitk.MorphologicalWatershedFromMarkers(_gradient(view), markers, False, False)
+    basins: NDArray[np.bool_] = sitk.GetArrayFromImage(found) == 1
+    return basins.astype(np.float32)
 
 
 def geodesic(view: View) -> FloatArray:
-    gradient = sitk.GetArrayFromImage(_gradient(view, P["geo_sigma"]))
-    fg = _ball(view.foreground, P.get("geo_ball", 0), view, view.background)
-    times = []
-    for seeds in (fg, view.background):
-        slow = 1 + (gradient / P["geo_scale"]) ** P.get("geo_pow", 1)
-        if P["geo_like"]:
-            sm = sitk.GetArrayFromImage(sitk.DiscreteGaussian(_itk(view.image, view), 1.0))
-            mean = sm[view.foreground].mean()
-            if seeds is fg:
-                slow = slow + P["geo_like"] * np.abs(sm - mean) / 10
-        speed = (1 / slow).astype(np.float32)
-        times.append(sitk.GetArrayFromImage(sitk.FastMarching(_itk(speed, view), _points(seeds))))
-    return _nearness(*times)
+    """What a front from the object's seeds reaches before one from the background's; edges slow them.
 
-
-def _nearness(to_foreground: FloatArray, to_background: FloatArray) -> FloatArray:
-    """1 at the object's seeds, 0 at those of the background, 0.5 where both are as far."""
-    return to_background / np.maximum(to_foreground + to_background, 1e-9)
+    Source: SimpleITK's FastMarching.
+    """
+    speed = 1 / (1 + (sitk.GetArrayFromImage(_gradient(view)) / CLEAR_EDGE) ** 2)
+    ours, theirs = (
+        sitk.GetArrayFromImage(sitk.FastMarching(_itk(speed.astype(np.float32), view), _points(seeds)))
+        for seeds in (view.foreground, view.background)
+    )
+    return _nearness(ours, theirs)
 
 
 def random_walker(view: View) -> FloatArray:
-    from skimage.segmentation import random_walker as walk
+    """Where a walker who avoids edges more probably meets the object's seeds than the background's.
 
-    fg = _ball(view.foreground, P["rw_ball"], view, view.background)
-    seeds = fg.astype(np.int8) + 2 * view.background.astype(np.int8)
-    return walk(view.image, seeds, beta=P["rw_beta"], mode="cg_j", tol=1e-3, spacing=view.spacing, return_full_prob=True, prob_tol=0.1)[0]
+    Source: scikit-image's random_walker; Grady, IEEE TPAMI 2006.
+
+    Raises:
+        ValueError: scikit-image is not installed.
+    """
+    try:
+        from skimage.segmentation import random_walker as walk
+    except ImportError as error:
+        raise ValueError("random-walker needs scikit-image; pip install 'gsmedseg[evaluate]'") from error
+    seeds = view.foreground.astype(np.int8) + 2 * view.background.astype(np.int8)
+    if seeds.all() or view.image.min() == view.image.max():
+        return view.foreground.astype(np.float32)
+    odds: FloatArray = walk(
+        view.image / 255,  # the effect of beta depends on the scale
+        seeds,
+        beta=BETA,
+        mode="cg_j",
+        tol=1e-3,
+        spacing=view.spacing,
+        return_full_prob=True,
+        prob_tol=0.1,  # a hundredth more or less does not matter here, and is no reason to warn
+    )
+    return odds[0]
 
 
 def grow_from_seeds(view: View) -> FloatArray:
+    """GrowCut: a voxel belongs to the seeds from which the grey values change least along the way.
+
+    Source: Vezhnevets and Konouchine, GraphiCon 2005, as the shortest path of Zhu et al., MICCAI workshop
+    2014; by SciPy's Dijkstra.
+    """
     numbers = np.arange(view.image.size).reshape(view.image.shape)
     starts, ends, costs = [], [], []
     for axis, side in enumerate(view.spacing):
-        image = np.moveaxis(view.image, axis, 0)
-        ids = np.moveaxis(numbers, axis, 0)
-        costs.append((np.abs(np.diff(image, axis=0)) + P["gs_eps"] * side).ravel())
+        image, ids = np.moveaxis(view.image, axis, 0), np.moveaxis(numbers, axis, 0)
+        costs.append((np.abs(np.diff(image, axis=0)) + side).ravel())
         starts.append(ids[:-1].ravel())
         ends.append(ids[1:].ravel())
     graph = sparse.coo_array(
-        (np.concatenate(costs), (np.concatenate(starts), np.concatenate(ends))),
-        shape=(view.image.size,) * 2,
+        (np.concatenate(costs), (np.concatenate(starts), np.concatenate(ends))), shape=(view.image.size,) * 2
     ).tocsr()
-    times = [
-        sparse.csgraph.dijkstra(graph, directed=False, indices=np.flatnonzero(s), min_only=True)
-        for s in (_ball(view.foreground, P["gs_ball"], view, view.background), view.background)
-    ]
-    return _nearness(*times).reshape(view.image.shape)
+    ours, theirs = (
+        sparse.csgraph.dijkstra(graph, directed=False, indices=np.flatnonzero(seeds), min_only=True)
+        for seeds in (view.foreground, view.background)
+    )
+    return _nearness(ours, theirs).reshape(view.image.shape)
 
 
-METHODS = {
-    "region-growing": (region_growing, 1_000_000),
-    "geodesic": (geodesic, 1_000_000),
-    "watershed": (watershed, 1_000_000),
-    "random-walker": (random_walker, 250_000),
-    "grow-from-seeds": (grow_from_seeds, 250_000),
+def _nearness(ours: FloatArray, theirs: FloatArray) -> FloatArray:
+    """1 at the object's seeds, 0 at the background's, 0.5 where both are as far."""
+    nearness: FloatArray = theirs / np.maximum(ours + theirs, 1e-9)
+    return nearness
+
+
+PEERS: dict[str, Callable[[], Segmenter]] = {
+    "region-growing": functools.partial(PeerSegmenter, region_growing),
+    "geodesic": functools.partial(PeerSegmenter, geodesic),
+    "watershed": functools.partial(PeerSegmenter, watershed),
+    "grow-from-seeds": functools.partial(PeerSegmenter, grow_from_seeds, WALKED_VOXELS),
+    "random-walker": functools.partial(PeerSegmenter, random_walker, WALKED_VOXELS),
 }
+"""Segmenters by name."""

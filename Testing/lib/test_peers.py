@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from GSMedSegLib import peers
 from GSMedSegLib.case_source import Reading, find_sources
 from GSMedSegLib.challenge import play
 from GSMedSegLib.evaluate_command import PEER_NAMES
 from GSMedSegLib.metrics import dice
 from GSMedSegLib.npz import Case
-from GSMedSegLib.peers import PEERS, WALKED_VOXELS, _region
+from GSMedSegLib.peers import PEERS, PeerSegmenter, _blocks
 from GSMedSegLib.prompts import Box, Click
 
 NAMES = list(PEERS)
@@ -78,12 +77,12 @@ def test_a_background_click_takes_away(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_box_is_a_click_and_a_limit(name):
-    """Nothing is found outside it."""
-    truth = ball((24, 28, 32), (12, 14, 15), 6)
-    box = Box((6, 8, 9), (18, 20, 21), 12)
-    labels = segment(name, scene((truth, 180)), boxes=(box,))
+    """Nothing is found far outside it: the region looked at ends a little beyond."""
+    truth = ball((60, 60, 60), (30, 30, 30), 9)
+    box = Box((21, 21, 21), (39, 39, 39), 30)
+    labels = segment(name, scene((truth, 180), shape=(60, 60, 60)), boxes=(box,))
     assert dice(truth, labels == 1) > 0.7
-    labels[6:19, 8:21, 9:22] = 0
+    labels[12:49, 12:49, 12:49] = 0
     assert not labels.any()
 
 
@@ -104,23 +103,22 @@ def test_flat_images_and_clicks_on_the_border(name, shape):
     assert labels.max() <= 1
 
 
-def test_large_images_are_cropped_and_averaged():
-    """The region is as large as allowed, cubic in space, and holds the clicks."""
-    clicks = [Click((100, 200, 200), True), Click((0, 0, 0), False)]
-    region = _region(clicks, (300, 512, 512), (2.0, 1.0, 1.0))
-    sides = [s.stop - s.start for s in region]
-    assert 0.5 * peers.BUDGET_VOXELS < np.prod(sides) <= peers.BUDGET_VOXELS
-    assert sides[1] == sides[2] == pytest.approx(2 * sides[0], rel=0.05)
-    assert all(s.start <= x < s.stop for s, x in zip(region, (100, 200, 200)))
-    assert _region(clicks, (200, 100, 100), (1.0, 1.0, 1.0)) == (slice(0, 200), slice(0, 100), slice(0, 100))
+@pytest.mark.parametrize("name", NAMES)
+def test_large_images_are_looked_at_coarsely_first(name):
+    """With room for a few thousand voxels the ball is still found, and its border at full resolution."""
+    truth = ball((60, 64, 68), (28, 30, 40), 8)
+    method = PEERS[name].args[0]
+    case = Case(
+        "case", scene((truth, 180), shape=truth.shape), (1.0,) * 3, clicks=((Click((28, 30, 40), True),),)
+    )
+    assert dice(truth, PeerSegmenter(method, 20_000).segment(case) == 1) > 0.75
 
 
-def test_the_random_walker_sees_a_coarser_image(monkeypatch):
-    """With room for a few voxels it still finds the ball."""
-    monkeypatch.setattr(peers, "WALKED_VOXELS", WALKED_VOXELS // 60)
-    truth = ball((24, 28, 32), (12, 14, 15), 9)
-    labels = segment("random-walker", scene((truth, 180)), (Click((12, 14, 15), True),))
-    assert dice(truth, labels == 1) > 0.7
+def test_blocks_are_as_cubic_as_can_be():
+    """3 mm slices are averaged after three pixels of 1 mm have been."""
+    region = (slice(0, 60), slice(0, 300), slice(0, 300))
+    assert _blocks(region, (3.0, 1.0, 1.0), 6_000_000) == (1, 1, 1)
+    assert _blocks(region, (3.0, 1.0, 1.0), 60 * 100 * 100) == (1, 3, 3)
 
 
 def test_without_scikit_image_it_is_said_how_to_get_it(monkeypatch):
