@@ -58,6 +58,9 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--save-masks", action="store_true", help="keep the last labels of every case in REPORT/masks"
     )
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="leave the images out of the report, to pass it on"
+    )
     add_engine_options(parser, strategy="adaptive", precision="auto")
 
 
@@ -73,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         segmenter = _segmenter(options)
         store = ResultStore(options.output, _settings(options))
         mine = ranks.share(sources, [source.nbytes for source in sources])
-        results = _run(segmenter, mine, store, options.save_masks, quiet=not ranks.first)
+        results = _run(segmenter, mine, store, options, quiet=not ranks.first)
         failed = _conclude(options, sources, results, store, ranks)
         return FAILED if ranks.agree(failed) else 0
 
@@ -114,7 +117,11 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _run(
-    segmenter: Segmenter, sources: list[CaseSource], store: ResultStore, keep_masks: bool, quiet: bool
+    segmenter: Segmenter,
+    sources: list[CaseSource],
+    store: ResultStore,
+    options: argparse.Namespace,
+    quiet: bool,
 ) -> list[CaseResult]:
     from tqdm import tqdm
 
@@ -132,8 +139,8 @@ def _run(
             segmenter,
             sources,
             store,
-            draw=draw,
-            keep_masks=keep_masks,
+            draw=None if options.no_pictures else draw,
+            keep_masks=options.save_masks,
             round_done=lambda source, number: bar.set_postfix_str(f"{source.name}, round {number}"),
         ):
             results.append(result)
@@ -165,6 +172,8 @@ def _conclude(
 
     ordered = [found[source.name] for source in sources]
     shown = {name: store.picture(name) for name in found if store.picture(name).exists()}
+    if options.no_pictures:
+        shown = {}
     write_report(options.output, ordered, {**_settings(options), **_facts(ranks)}, shown)
     failed = [result.name for result in ordered if result.errors]
     mean = sum(result.dice_auc for result in ordered) / len(ordered)

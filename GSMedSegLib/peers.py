@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -338,17 +339,19 @@ def random_walker(view: View) -> FloatArray:
     seeds = view.foreground.astype(np.int8) + 2 * view.background.astype(np.int8)
     if seeds.all() or view.image.min() == view.image.max():
         return view.foreground.astype(np.float32)
-    odds: FloatArray = walk(
-        view.image / 255,  # the effect of beta depends on the scale
-        seeds,
-        beta=BETA,
-        mode="cg_j",
-        tol=1e-3,
-        spacing=view.spacing,
-        return_full_prob=True,
-        prob_tol=0.1,  # a hundredth more or less does not matter here, and is no reason to warn
-    )
-    return odds[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of odds a little beyond 0 and 1, which is no harm here
+        odds = walk(
+            view.image / 255,  # the effect of beta depends on the scale
+            seeds,
+            beta=BETA,
+            mode="cg_j",
+            tol=1e-3,
+            spacing=view.spacing,
+            return_full_prob=True,
+        )
+    ours: FloatArray = odds[0]
+    return ours
 
 
 def grow_from_seeds(view: View) -> FloatArray:

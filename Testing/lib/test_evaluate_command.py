@@ -179,6 +179,22 @@ def test_what_cannot_be_done_is_said(
     assert said.count("\n") == 1
 
 
+def test_a_report_can_be_passed_on(cases: Path, tmp_path: Path) -> None:
+    """Without pictures of the cases, be they made now or kept from before; the curves stay."""
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(cases / "CT_small.npz", one)
+    counts = []
+    for options in ([], ["--no-pictures"]):
+        assert evaluate(one, tmp_path / "report", "--engine", "watershed", *options) == 0
+        counts.append(
+            (tmp_path / "report" / "report.html").read_text(encoding="utf-8").count("data:image/png")
+        )
+    assert counts[1] < counts[0]
+    assert evaluate(one, tmp_path / "fresh", "--engine", "watershed", "--no-pictures") == 0
+    assert not list((tmp_path / "fresh").rglob("*.png"))
+
+
 def test_a_container_that_hangs_fails(cases: Path, tmp_path: Path) -> None:
     script = tmp_path / "hang.py"
     script.write_text("import time; time.sleep(60)", encoding="utf-8")
