@@ -12,6 +12,7 @@ from torch import Tensor
 
 from GSMedSegLib.engine import Embedding, Engine
 from GSMedSegLib.intensity import percentile_limits
+from GSMedSegLib.network import box_logits
 from GSMedSegLib.prompts import Box, Click
 from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask, to_image_grid, view_box, view_image
 from GSMedSegLib.segment import OUTSIDE, Box3, Segment
@@ -64,6 +65,7 @@ class AdaptiveStrategy:
         self.engine = engine
         self.roi = roi or int(engine.metadata.get("roi", DEFAULT_ROI))
         self._by_view = engine.metadata.get("intensity") == "view"
+        self._box_map = engine.metadata.get("box") == "map" and bool(engine.shape.mixer)
         self._spacing_mm = np.ones(3)
         self._pyramid = Pyramid(torch.zeros(1, 1, 1))
         self._image_key = object()
@@ -96,16 +98,16 @@ class AdaptiveStrategy:
 
         Args:
             clicks: all its clicks, in order.
-            box: where the user said the object is; it sets the first view, and its middle is a foreground
-                click as long as there is no other.
+            box: where the user said the object is; it sets the first view. Weights trained with boxes are
+                shown it; for others its middle is a foreground click as long as there is no other.
             before: the segment without the last click, None for the first.
         """
-        if box is not None and not any(c.positive for c in clicks):
+        if box is not None and not self._box_map and not any(c.positive for c in clicks):
             clicks = [_middle(box), *clicks]
         fresh = before is None or before.view is None or not bool((before.logits > 0).any())
         if fresh:
             view = self._zoom(clicks) if box is None else self._fitting(*_corners(box))
-            logits = self._look(view, clicks, None)
+            logits = self._look(view, clicks, None, box)
             before = None
         else:
             assert before is not None
@@ -225,12 +227,16 @@ class AdaptiveStrategy:
         step_mm = float(view.step_kji[0] * self._spacing_mm[0])
         return self._view(np.array(click.kji, float), step_mm)
 
-    def _look(self, view: View, clicks: Sequence[Click], before: Segment | None) -> Tensor:
+    def _look(
+        self, view: View, clicks: Sequence[Click], before: Segment | None, box: Box | None = None
+    ) -> Tensor:
         """(S, S, S) logits of a view."""
-        at = np.round(view.to_view(np.array([c.kji for c in clicks]))).astype(int)
+        at = np.round(view.to_view(np.array([c.kji for c in clicks]).reshape(-1, 3))).astype(int)
         inside = ((at >= 0) & (at < view.size)).all(axis=1)
         labels = np.array([int(c.positive) for c in clicks])
         previous = None if before is None else self._seen(before, view)[None]
+        if previous is None and box is not None and self._box_map:
+            previous = box_logits(_within_view(box, view), (view.size,) * 3)
         if not inside.any():
             at, labels, inside = np.zeros((1, 3), int), np.array([-1]), np.array([True])
         embedding = self._embedding(view)
@@ -288,6 +294,19 @@ def _grown(segment: Segment, box: Box3) -> Segment:
 def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lowest corner and one past the highest."""
     return np.array(box.min_kji, float), np.array(box.max_kji, float) + 1
+
+
+def _within_view(box: Box, view: View) -> Box3:
+    """The samples of a view that lie in a box, at least one along each axis."""
+    low, high = (view.to_view(corner[None])[0] for corner in _corners(box))
+    k, j, i = (
+        slice(a, max(a + 1, b))
+        for a, b in zip(
+            np.ceil(low - 0.5).astype(int).clip(0, view.size - 1).tolist(),
+            np.ceil(high - 0.5).astype(int).clip(0, view.size).tolist(),
+        )
+    )
+    return k, j, i
 
 
 def _middle(box: Box) -> Click:

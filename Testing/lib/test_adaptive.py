@@ -8,7 +8,7 @@ import torch
 
 from GSMedSegLib.adaptive import CLICK_LOGIT, AdaptiveStrategy
 from GSMedSegLib.engine import Embedding
-from GSMedSegLib.network import Shape
+from GSMedSegLib.network import BOX_INSIDE, BOX_OUTSIDE, Shape
 from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompts import Box, Click
 
@@ -162,6 +162,28 @@ def test_a_box_sets_the_first_view(see):
     assert first.center_kji == pytest.approx((30, 30, 30), abs=0.5)
     assert 21 / (first.step_kji[0] * first.size) == pytest.approx(0.6, abs=0.01)
     assert dice(segment.mask, ball((64, 64, 64), (30, 30, 30), 10) > 0.5) > 0.9
+
+
+def test_weights_trained_with_boxes_are_shown_the_box():
+    """As a previous mask that says where the object may be, without a made-up click; then the mask itself."""
+    image = ball((40, 40, 40), (20, 20, 20), 6)
+    eye = Seeing()
+    eye.metadata, eye.shape = {"box": "map"}, Shape(8, (1, 1, 1), 16, mixer=(8,))
+    strategy = AdaptiveStrategy(eye, ROI)
+    strategy.set_image(image, (1.0, 1.0, 1.0))
+    box = Box((14, 14, 16), (26, 26, 24))
+    segment = strategy.predict([], box)
+    _, labels, shown = eye.decoded[0]
+    view = eye.views[0]
+    assert labels.tolist() == [-1]
+    inside = np.argwhere(shown[0].numpy() > 0)
+    low, high = view.to_image(inside.min(0)), view.to_image(inside.max(0))
+    assert np.all(np.abs(low - box.min_kji) <= np.array(view.step_kji))
+    assert np.all(np.abs(high - box.max_kji) <= np.array(view.step_kji))
+    assert shown.min() == BOX_OUTSIDE
+    assert shown.max() == pytest.approx(BOX_INSIDE)
+    strategy.predict([Click((20, 20, 20), True)], box, segment)
+    assert eye.decoded[-1][2].max() > 1
 
 
 def test_clicks_reach_the_network_in_the_views_own_voxels(see):

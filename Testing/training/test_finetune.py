@@ -335,7 +335,8 @@ def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, cases):
+@pytest.mark.parametrize("count", [2, 1], ids=["a case each", "nothing for the second"])
+def test_two_processes_train_as_one(tmp_path, cases, count):
     """The same cases a step, over one process or two: the same losses for twenty steps."""
     found = []
     for processes in (1, 2):
@@ -345,7 +346,18 @@ def test_two_processes_train_as_one(tmp_path, cases):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command = [sys.executable, *(launcher if processes > 1 else []), "-m", "Training.finetune"]
         done = subprocess.run(
-            [*command, str(file), "--epochs", "20", "--share", "0.25", "--every", "10"],
+            [
+                *command,
+                str(file),
+                "--epochs",
+                "20",
+                "--cases",
+                str(count),
+                "--share",
+                "0.25",
+                "--every",
+                "10",
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,
