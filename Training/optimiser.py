@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -79,6 +80,18 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Says in plain words that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            "another process of this run was lost: look for its own message, then start all of them again; "
+            f"the run goes on from the last checkpoint ({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
 def reduce_sums(values: Sequence[float], ranks: Ranks) -> list[float]:
     """Each value summed over the processes."""
     if ranks.size == 1:
@@ -86,7 +99,8 @@ def reduce_sums(values: Sequence[float], ranks: Ranks) -> list[float]:
     import torch.distributed as dist
 
     summed = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(summed)
+    with _together():
+        dist.all_reduce(summed)
     return [float(v) for v in summed]
 
 
@@ -106,14 +120,15 @@ def reduce_gradients(network: nn.Module, ranks: Ranks, divisor: float) -> None:
         import torch.distributed as dist
 
         has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
-        dist.all_reduce(has, dist.ReduceOp.MAX)
-        moved = [p for p, any_has in zip(trained, has.tolist(), strict=True) if any_has]
-        for p in moved:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        works = [dist.all_reduce(p.grad, async_op=True) for p in moved]
-        for work in works:
-            work.wait()
+        with _together():
+            dist.all_reduce(has, dist.ReduceOp.MAX)
+            moved = [p for p, any_has in zip(trained, has.tolist(), strict=True) if any_has]
+            for p in moved:
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+            works = [dist.all_reduce(p.grad, async_op=True) for p in moved]
+            for work in works:
+                work.wait()
     gradients = [p.grad for p in trained if p.grad is not None]
     torch._foreach_div_(gradients, divisor)
 

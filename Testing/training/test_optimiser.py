@@ -99,6 +99,19 @@ def test_one_process_just_divides():
     assert reduce_sums([1.0, 2.5], Ranks()) == [1.0, 2.5]
 
 
+def test_a_lost_process_is_told_in_plain_words(monkeypatch):
+    """Whatever the transport says of it."""
+
+    def closed(*arguments, **options):
+        raise RuntimeError("[pair.cc:553] Connection closed by peer\nmore")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", closed)
+    layer = nn.Linear(1, 1)
+    for call in (lambda: reduce_sums([1.0], Ranks(0, 2)), lambda: reduce_gradients(layer, Ranks(0, 2), 1)):
+        with pytest.raises(RuntimeError, match=r"another process of this run was lost: .*closed by peer\)$"):
+            call()
+
+
 def test_clipping_by_hand():
     """A gradient of norm 5 becomes one of norm 1, or stays where 0 says so."""
     layer = nn.Linear(2, 1, bias=False)
