@@ -95,6 +95,8 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     device = find_device(own_device(config.device))
+    if config.optimisation.precision == "fp16" and device.type != "cuda":
+        raise ValueError("precision: fp16 needs CUDA; take bf16 or fp32")
 
     data = without_broken(find_data(config), config, ranks)
     network, metadata, config = start_network(config)

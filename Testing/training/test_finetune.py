@@ -322,6 +322,7 @@ def test_check_lists_what_is_broken(tmp_path, cases, capsys):
         (["--freeze", '["decoder"]'], "freeze: no weight's name begins with 'decoder'"),
         (["--data", "nowhere"], "nowhere"),
         (["--device", "tpu"], "tpu"),
+        (["--precision", "fp16"], "fp16 needs CUDA; take bf16 or fp32"),
     ],
 )
 def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message):
