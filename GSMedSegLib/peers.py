@@ -39,6 +39,9 @@ MARGIN = 0.25
 """Around a box or a find, as a part of its side; and at least `MARGIN_VOXELS` of the finest axis."""
 MARGIN_VOXELS = 8
 
+KEPT = 0.5
+"""A closer look that finds a smaller part of what was found before saw its border, not the object's."""
+
 MARK_VOXELS = 2
 """Radius of the mark that a click makes: one voxel among those of the border goes unheard."""
 
@@ -132,10 +135,8 @@ class PeerSegmenter:
         """Scores in a region of the image; coarsely first where it is large, then closer around the find."""
         own = [kji for kji, positive in seeds.items() if positive]
         blocks = _blocks(region, case.spacing_mm, self._max_voxels)
-        while True:
-            score = self._score(case, seeds, region, blocks)
-            if math.prod(blocks) == 1:
-                return region, score
+        score = self._score(case, seeds, region, blocks)
+        while math.prod(blocks) > 1:
             corner = [side.start for side in region]
             found = [np.array(own)]
             boxes = ndimage.find_objects((score > 0.5).view(np.uint8))
@@ -144,8 +145,12 @@ class PeerSegmenter:
             closer = _around(np.concatenate(found), case.image.shape, case.spacing_mm)
             finer = _blocks(closer, case.spacing_mm, self._max_voxels)
             if math.prod(finer) >= math.prod(blocks):
-                return region, score
-            region, blocks = closer, finer
+                break
+            sharper = self._score(case, seeds, closer, finer)
+            if (sharper > 0.5).sum() < KEPT * (score > 0.5).sum():
+                break
+            region, blocks, score = closer, finer, sharper
+        return region, score
 
     def _score(
         self, case: Case, seeds: Mapping[tuple[int, int, int], bool], region: Region, blocks: tuple[int, ...]

@@ -114,6 +114,23 @@ def test_large_images_are_looked_at_coarsely_first(name):
     assert dice(truth, PeerSegmenter(method, 20_000).segment(case) == 1) > 0.75
 
 
+def test_a_closer_look_that_loses_the_object_is_not_believed():
+    """A method that finds the ball in the whole image, and next to nothing in a part of it."""
+    truth = ball((60, 60, 60), (30, 30, 30), 8)
+    looks = []
+
+    def method(view):
+        looks.append(view.image.shape)
+        return (view.image > 100 if len(looks) == 1 else view.foreground).astype(np.float32)
+
+    case = Case(
+        "case", scene((truth, 180), shape=(60, 60, 60)), (1.0,) * 3, clicks=((Click((30, 30, 30), True),),)
+    )
+    labels = PeerSegmenter(method, 60_000).segment(case)
+    assert len(looks) == 2
+    assert dice(truth, labels == 1) > 0.8
+
+
 def test_blocks_are_as_cubic_as_can_be():
     """3 mm slices are averaged after three pixels of 1 mm have been."""
     region = (slice(0, 60), slice(0, 300), slice(0, 300))
