@@ -98,13 +98,15 @@ class PacedSegmenter:
         deadline = began + PLANNED_SHARE * share_s
 
         self._efforts[0].segmenter.set_image(case)
+        known = -1
         if not self._efforts[0].clicks:
             first = next((n for n, (clicks, box) in enumerate(prompts) if clicks or box), 0)
             clicks, box = prompts[first]
+            known = first
             self._timed(self._efforts[0], case, first, (clicks[:1], box))  # its window is kept: not in vain
         segments: list[Segment] = []
         for n, class_prompts in enumerate(prompts):
-            effort = self._plan(deadline - self._clock(), sum(costs[n:]))
+            effort = self._plan(deadline - self._clock(), sum(costs[n:]), answered=int(n == known))
             if effort is not self._efforts[0] and not warnings:
                 warnings.append(f"from class {n + 1} on with {effort.name}, to stay within the time limit")
             segments.append(self._timed(effort, case, n, class_prompts))
@@ -115,14 +117,22 @@ class PacedSegmenter:
         self.warnings = tuple(warnings)
         return labels
 
-    def _plan(self, left_s: float, clicks: int) -> Effort:
-        """The most careful effort that is foretold to be in time, else the quickest."""
+    def _plan(self, left_s: float, clicks: int, answered: int) -> Effort:
+        """The most careful effort that is foretold to be in time, else the quickest.
+
+        Args:
+            left_s: until the deadline.
+            clicks: still to be answered.
+            answered: how many of them the first effort has answered already.
+        """
         per_click_s = self._efforts[0].seconds_per_click
+        foretold_s = list[float]()
         for effort in self._efforts:
             per_click_s = effort.seconds_per_click if effort.clicks else GUESSED_SHARE * per_click_s
-            if per_click_s * clicks <= left_s:
+            foretold_s.append(per_click_s * (clicks if foretold_s else clicks - answered))
+            if foretold_s[-1] <= left_s:
                 return effort
-        return self._efforts[-1]
+        return self._efforts[foretold_s.index(min(foretold_s))]
 
     def _timed(self, effort: Effort, case: Case, index: int, prompts: ClassPrompts) -> Segment:
         began = self._clock()

@@ -107,23 +107,34 @@ def test_a_measured_time_replaces_the_guess() -> None:
 
 
 def test_too_late_all_the_same() -> None:
-    """6 s for the run; the quickest takes 8 s after 10 s were spent on finding out."""
-    segmenter, _ = paced(Clock(), [10.0, 8.0], 90)
+    """6 s for the run, and finding out took 10: the careful answer is there, so no other is tried."""
+    segmenter, (careful, quick) = paced(Clock(), [10.0, 8.0], 90)
     labels = segmenter.segment(case_of(classes=1, clicks=1))
     assert labels.any()
-    first, late = segmenter.warnings
-    assert "effort 1" in first
-    assert late == "took 18.0 s; this run's share of the time limit is 6.0 s"
+    assert careful.done == [(0, 1), (0, 1)]
+    assert not quick.done
+    assert segmenter.warnings == ("took 20.0 s; this run's share of the time limit is 6.0 s",)
+
+
+def test_the_quickest_is_taken_when_none_is_in_time() -> None:
+    """12 s for the run, 10 of them gone: one more careful click takes 10 s, two quick ones maybe 8."""
+    segmenter, (careful, quick) = paced(Clock(), [10.0, 8.0], 90)
+    segmenter.segment(case_of(classes=1, clicks=2))
+    assert careful.done == [(0, 1)]
+    assert quick.done == [(0, 2)]
+    assert "effort 1" in segmenter.warnings[0]
+    assert segmenter.warnings[1] == "took 26.0 s; this run's share of the time limit is 12.0 s"
 
 
 def test_loading_counts_for_the_first_case_only() -> None:
-    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 90, spent_s=4.0)
-    segmenter.segment(case_of(classes=1, clicks=1))
-    assert quick.done == [(0, 1)]
-    segmenter.segment(case_of(classes=1, clicks=1))
-    assert quick.done == [(0, 1)]
+    """Of 9.6 s that are planned with, 9 were spent on loading."""
+    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 90, spent_s=9.0)
+    segmenter.segment(case_of(classes=1, clicks=2))
+    assert quick.done == [(0, 2)]
+    segmenter.segment(case_of(classes=1, clicks=2))
+    assert quick.done == [(0, 2)]
     assert segmenter.warnings == ()
-    assert careful.done == [(0, 1), (0, 1)]
+    assert careful.done == [(0, 1), (0, 2)]
 
 
 def test_a_box_counts_as_a_click() -> None:
