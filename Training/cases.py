@@ -19,7 +19,7 @@ from GSMedSegLib.atomic import atomic_path
 from GSMedSegLib.case_source import CaseSource, Reading, find_sources
 from GSMedSegLib.sharding import Ranks
 from Training.config import Config, Source
-from Training.volumes import LabelledVolume
+from Training.volumes import MIN_VOXELS, LabelledVolume
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finding:
         name: of the case.
         state: of its files, as they were then.
         problem: why it cannot be trained on; empty when it can.
-        labels: in it; none where nothing is labelled, which is no problem but no use either.
+        labels: in it, of at least `MIN_VOXELS` voxels; a case without any is no problem, but of no use.
     """
 
     name: str
@@ -46,27 +46,29 @@ def check_cases(
 
     Args:
         sources: the cases.
-        known: a file with what was found before; it is brought up to date.
+        known: a file with what was found before; it is brought up to date, also when this is broken off.
         seen: called after each.
+
+    Returns:
+        a finding for each case, in order.
 
     Raises:
         OSError: that file cannot be written.
     """
-    before = _read_findings(known)
-    found = []
-    for source in sources:
-        state: list[list[object]] = [
-            [str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [str(f), 0, 0]
-            for f in source.files
-        ]
-        finding = before.get(source.name)
-        if finding is None or finding.state != state:
-            finding = _look(source, state)
-        found.append(finding)
-        seen(source)
+    before = {json.dumps(finding.state): finding for finding in _read_findings(known)}
+    found: list[Finding] = []
     known.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(known) as temporary:
-        Path(temporary).write_text(json.dumps([asdict(f) for f in found]), encoding="utf-8")
+    try:
+        for source in sources:
+            state: list[list[object]] = [
+                [str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [str(f), 0, 0]
+                for f in source.files
+            ]
+            found.append(before.get(json.dumps(state)) or _look(source, state))
+            seen(source)
+    finally:
+        with atomic_path(known) as temporary:
+            Path(temporary).write_text(json.dumps([asdict(f) for f in found]), encoding="utf-8")
     return found
 
 
@@ -77,19 +79,20 @@ def _look(source: CaseSource, state: list[list[object]]) -> Finding:
             raise ValueError("it has no labels")
         if case.image.min() == case.image.max():
             raise ValueError("its image is constant, there is nothing to see in it")
-        labels = [int(v) for v in np.unique(case.truth) if v]
+        values, counts = np.unique(case.truth, return_counts=True)
+        labels = [int(v) for v, n in zip(values, counts, strict=True) if v and n >= MIN_VOXELS]
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         return Finding(source.name, state, " ".join(str(error).split()) or type(error).__name__, [])
     return Finding(source.name, state, "", labels)
 
 
-def _read_findings(known: Path) -> dict[str, Finding]:
+def _read_findings(known: Path) -> list[Finding]:
     if not known.exists():
-        return {}
+        return []
     try:
-        return {entry["name"]: Finding(**entry) for entry in json.loads(known.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError, KeyError):
-        return {}  # only a record of work that can be done again
+        return [Finding(**entry) for entry in json.loads(known.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError):
+        return []  # only a record of work that can be done again
 
 
 def patient_of(source: CaseSource, pattern: str = "") -> str:
@@ -112,41 +115,29 @@ def patient_of(source: CaseSource, pattern: str = "") -> str:
     return found.group(1) if found.groups() else found.group()
 
 
-def split_by_patient(
-    sources: Iterable[CaseSource], share: float, seed: int, pattern: str = ""
-) -> tuple[list[CaseSource], list[CaseSource]]:
-    """Keep the cases of some patients for validation: always the same ones, whatever cases are added.
+def choose_patients(patients: Iterable[str], share: float, seed: int) -> set[str]:
+    """Those whose cases are kept for validation: the first of all patients in the order of a hash.
 
-    Patients are taken in the order of a hash of seed and name.
+    The same patients are chosen from the same patients; others, when patients are added.
 
     Args:
-        sources: all cases.
+        patients: of all sources together, for one may have cases in several.
         share: of the patients, rounded, but at least one and not all; 0 for none.
-        seed: of the split.
-        pattern: see `patient_of`.
-
-    Returns:
-        training cases and validation cases.
+        seed: of the order.
 
     Raises:
         ValueError: a share of a single patient.
     """
-    by_patient: dict[str, list[CaseSource]] = {}
-    for source in sources:
-        by_patient.setdefault(patient_of(source, pattern), []).append(source)
+    everyone = set(patients)
     if share == 0:
-        return [s for several in by_patient.values() for s in several], []
-    if len(by_patient) < 2:
+        return set()
+    if len(everyone) < 2:
         raise ValueError(
-            f"a split needs two patients, got {len(by_patient)}; give validation cases of their own as `path`"
+            f"a split needs two patients, got {len(everyone)}; give validation cases of their own as `path`"
         )
-    count = min(max(1, math.floor(share * len(by_patient) + 0.5)), len(by_patient) - 1)
-    order = sorted(by_patient, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
-    kept = set(order[:count])
-    parts: tuple[list[CaseSource], list[CaseSource]] = ([], [])
-    for patient, several in by_patient.items():
-        parts[patient in kept].extend(several)
-    return parts
+    count = min(max(1, math.floor(share * len(everyone) + 0.5)), len(everyone) - 1)
+    order = sorted(everyone, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+    return set(order[:count])
 
 
 @dataclass(frozen=True)
@@ -178,27 +169,33 @@ def find_data(config: Config) -> Data:
         raise ValueError(
             "there is nothing to train on; give a folder of cases as --data, or sources in the file"
         )
-    wanted, root = config.validation, Path(config.root)
+    wanted = config.validation
+    found = {
+        source: find_sources(Path(config.root) / source.path, reading=_reading(source))
+        for source in config.data
+        if source.kind == "cases"
+    }
+    patients = (patient_of(case, wanted.patient) for cases in found.values() for case in cases)
+    kept = choose_patients(patients, 0.0 if wanted.path else wanted.share, config.seed)
     training: list[tuple[Source, list[CaseSource]]] = []
     validation: list[CaseSource] = []
     for source in config.data:
-        cases: list[CaseSource] = []
-        if source.kind == "cases":
-            if len(source.window) not in (0, 2):
-                raise ValueError(f"window: expected two grey values, got {list(source.window)}")
-            window = (source.window[0], source.window[1]) if source.window else None
-            found = find_sources(root / source.path, reading=Reading(window=window))
-            share = 0.0 if wanted.path else wanted.share
-            cases, kept = split_by_patient(found, share, config.seed, wanted.patient)
-            if kept:
-                names = {case.name for case in kept}
-                limited = find_sources(
-                    root / source.path, reading=Reading(wanted.limit_objects or None, window)
-                )
-                validation += [case for case in limited if case.name in names]
-        training.append((source, cases))
+        cases = found.get(source, [])
+        held_back = {case.name for case in cases if patient_of(case, wanted.patient) in kept}
+        training.append((source, [case for case in cases if case.name not in held_back]))
+        if held_back:
+            limited = find_sources(
+                Path(config.root) / source.path, reading=_reading(source, wanted.limit_objects)
+            )
+            validation += [case for case in limited if case.name in held_back]
+        if source.kind == "cases" and not training[-1][1]:
+            raise ValueError(
+                f"{source.path}: all its patients are kept for validation, none is left to train on"
+            )
     if wanted.path:
-        validation = find_sources(root / wanted.path, reading=Reading(wanted.limit_objects or None))
+        validation = find_sources(
+            Path(config.root) / wanted.path, reading=Reading(wanted.limit_objects or None)
+        )
     trained_on = {file.resolve() for _, cases in training for case in cases for file in case.files}
     both = [case.name for case in validation if trained_on.intersection(f.resolve() for f in case.files)]
     if both:
@@ -211,6 +208,14 @@ def find_data(config: Config) -> Data:
     return Data(training, validation)
 
 
+def _reading(source: Source, objects: int = 0) -> Reading:
+    """How a source's cases are read, with at most so many objects; 0 for all."""
+    if len(source.window) not in (0, 2):
+        raise ValueError(f"window: expected two grey values, got {list(source.window)}")
+    window = (source.window[0], source.window[1]) if source.window else None
+    return Reading(objects or None, window)
+
+
 def look_at(data: Data, output: Path) -> list[Finding]:
     """What is in every case; those known from an earlier look are not read again."""
     cases = [case for _, several in data.training for case in several] + data.validation
@@ -219,27 +224,37 @@ def look_at(data: Data, output: Path) -> list[Finding]:
 
 
 def without_broken(data: Data, config: Config, ranks: Ranks) -> Data:
-    """The cases that can be trained on; those without labels are left out of training, and nothing is lost.
+    """The cases that can be used; what is left out, and why, is told.
 
     Raises:
         ValueError: a case is broken, and `skip_broken` is not set; or nothing is left.
     """
     findings = ranks.agree(look_at(data, Path(config.output)) if ranks.first else [])
-    broken = {finding.name: finding.problem for finding in findings if finding.problem}
+    broken = [finding for finding in findings if finding.problem]
     if broken and not config.skip_broken:
-        first = "; ".join(f"{name}: {problem}" for name, problem in list(broken.items())[:3])
+        first = "; ".join(f"{finding.name}: {finding.problem}" for finding in broken[:3])
         raise ValueError(
             f"{len(broken)} of {len(findings)} cases are broken ({first}); --check lists them all, "
             "--skip_broken true leaves them out"
         )
-    useless = broken.keys() | {finding.name for finding in findings if not finding.labels}
-    training = [
-        (source, [case for case in cases if case.name not in useless]) for source, cases in data.training
-    ]
+    found = iter(findings)  # in the order in which `look_at` takes the cases
+
+    def usable(cases: list[CaseSource]) -> list[CaseSource]:
+        kept = []
+        for case in cases:
+            finding = next(found)
+            if not finding.problem and finding.labels:
+                kept.append(case)
+            elif ranks.first:
+                why = finding.problem or f"no label has {MIN_VOXELS} voxels"
+                print(f"left out: {case.name}: {why}", file=sys.stderr)
+        return kept
+
+    training = [(source, usable(cases)) for source, cases in data.training]
     for source, cases in training:
         if source.kind == "cases" and not cases:
             raise ValueError(f"{source.path}: no case with labels is left to train on")
-    return Data(training, [case for case in data.validation if case.name not in useless])
+    return Data(training, usable(data.validation))
 
 
 class CaseCache:

@@ -20,7 +20,7 @@ SOURCE_KINDS = ("cases", "maps", "scenes")
 CROPS = ("views", "voxels")
 AUGMENTATIONS = ("none", "seed", "usual")
 INTENSITIES = ("auto", "view", "volume")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Optimisation:
         freeze: beginnings of the names of weights that stay as they are, such as "image_encoder".
         rate_factors: the learning rate of weights by the beginning of their names, as a share of it; the
             longest beginning counts.
-        precision: "fp32", "bf16" or "fp16"; the last on CUDA only.
+        precision: "fp32", "bf16", "fp16" (on CUDA only), or "auto": bf16 where the processor has it.
         head_share: share of the steps that train the full-resolution head; the others stop at the mixer's
             coarse logits. 1 for networks without mixer.
         views_at_once, objects_at_once: how much goes through the network together; less takes less memory and
@@ -147,7 +147,7 @@ class Optimisation:
     ema: float = 0.99
     freeze: tuple[str, ...] = ()
     rate_factors: dict[str, float] = field(default_factory=dict)
-    precision: str = "bf16"
+    precision: str = "auto"
     head_share: float = 1.0
     views_at_once: int = 4
     objects_at_once: int = 16

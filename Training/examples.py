@@ -256,9 +256,9 @@ class Share(Sampler[int]):
     """
 
     def __init__(self, start: int, stop: int, cases: int, rank: int, size: int) -> None:
-        self.numbers = [
-            step * cases + slot for step in range(start, stop) for slot in range(rank, cases, size)
-        ]
+        self.slots = range(rank, cases, size)
+        """Of every step's cases those that are this process's."""
+        self.numbers = [step * cases + slot for step in range(start, stop) for slot in self.slots]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.numbers)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from GSMedSegLib.atomic import atomic_path
-from GSMedSegLib.engine import find_device
+from GSMedSegLib.engine import find_device, find_precision
 from GSMedSegLib.memory import keep_freed_memory
 from GSMedSegLib.sharding import Ranks, join_ranks, own_device
 from Training import checkpoints, optimiser
@@ -32,7 +32,7 @@ from Training.config import Config, as_table, read_config
 from Training.examples import Draws, Example, Share, make_pools, stream
 from Training.learning import learn, plan_step
 from Training.model_card import write_model_card
-from Training.progress import Progress
+from Training.progress import Progress, check_tools
 from Training.start import start_network
 from Training.validation import draw_curves, table, validate
 
@@ -95,20 +95,21 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     device = find_device(own_device(config.device))
-    if config.optimisation.precision == "fp16" and device.type != "cuda":
-        raise ValueError("precision: fp16 needs CUDA; take bf16 or fp32")
+    find_precision(config.optimisation.precision, device)  # before the cases are read
+    check_tools()
 
     data = without_broken(find_data(config), config, ranks)
     network, metadata, config = start_network(config)
     settings = config.optimisation
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimiser.freeze(network, settings.freeze)
     state = State(
         network,
         copy.deepcopy(network).requires_grad_(False),
-        optimiser.make_optimiser(frozen(network, config), settings),
+        optimiser.make_optimiser(network, settings),
         torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
     )
-    note_changes(checkpoints.resume(output / LAST, state), config, ranks)
+    resume(state, config, ranks)
     steps_per_epoch = settings.steps_per_epoch or max(1, math.ceil(data.count / config.sampling.cases))
     steps = settings.epochs * steps_per_epoch
     if settings.checkpoint_gradients:
@@ -129,9 +130,9 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
             measure(state, data, config, metadata, device, ranks, progress)
         stopped = False
         while state.step < steps and not stopped:
-            views = [view for _ in range(len(_slots(config, ranks))) for view in next(draws)]
+            views = [view for _ in share.slots for view in next(draws)]
             figures, images, shown, stopped = take_step(
-                state, views, config, steps, steps_per_epoch, device, ranks, stop.asked
+                state, views, config, steps, steps_per_epoch, device, ranks, stop
             )
             progress.step(state.step, figures, images, shown)
             last = state.step == steps
@@ -154,7 +155,7 @@ def take_step(
     steps_per_epoch: int,
     device: torch.device,
     ranks: Ranks,
-    stop_asked: bool,
+    stop: Stop,
 ) -> tuple[dict[str, float], int, Any, bool]:
     """Learn from this process's views, together with the others.
 
@@ -171,7 +172,7 @@ def take_step(
     state.scaler.scale(torch.ones((), device=device))  # it says its scale only after a first use
     tally = learn(network, views, plan, config, device, state.scaler.get_scale())
     sums = optimiser.reduce_sums(
-        [tally.objects, tally.loss, tally.dice, tally.rating, tally.views, len(tally.broken), stop_asked],
+        [tally.objects, tally.loss, tally.dice, tally.rating, tally.views, len(tally.broken), stop.asked],
         ranks,
     )
     objects, loss, dice, rating, images, broken, stops = sums
@@ -223,14 +224,18 @@ def introduce(config: Config, state: State, data: Data, steps: int, ranks: Ranks
     )
 
 
-def frozen(network: torch.nn.Module, config: Config) -> torch.nn.Module:
-    """The network with `freeze` done."""
-    optimiser.freeze(network, config.optimisation.freeze)
-    return network
+def resume(state: State, config: Config, ranks: Ranks) -> None:
+    """Load the last checkpoint, and say which settings differ from those that it was made with.
 
-
-def note_changes(before: Any, config: Config, ranks: Ranks) -> None:
-    """Say which settings differ from those that the checkpoint was made with."""
+    Raises:
+        ValueError: it is damaged, of another network, or not the same for all processes.
+    """
+    path = Path(config.output) / LAST
+    before = checkpoints.resume(path, state)
+    if ranks.agree(state.step) != state.step:
+        raise ValueError(
+            f"{path} is not the same for all processes; let `output` be a folder that all machines share"
+        )
     if before is not None and ranks.first:
         for line in checkpoints.changed_settings(before, as_table(config)):
             print(f"changed since the last checkpoint: {line}", file=sys.stderr)
@@ -254,9 +259,8 @@ def measure(
     progress: Progress,
 ) -> None:
     """Validate the averaged weights; the first time with surfaces, for the table at the end."""
-    network = state.average if state.step else state.network
     state.curves[state.step] = validate(
-        network, data.validation, config, metadata, str(device), ranks, surfaces=not state.curves
+        state.average, data.validation, config, metadata, str(device), ranks, surfaces=not state.curves
     )
     progress.curve(state.step, state.curves[state.step])
 
@@ -292,9 +296,7 @@ def conclude(
 ) -> None:
     """Write the weights to use with their model card, and what the training brought."""
     output = Path(config.output)
-    if (output / WEIGHTS).exists() and (output / WEIGHTS).stat().st_mtime_ns >= (
-        output / LAST
-    ).stat().st_mtime_ns:
+    if ranks.agree(_newer(output / WEIGHTS, output / LAST)):
         return
     network, step = state.average, state.step
     if state.best_step is not None and state.best_step != state.step:
@@ -304,10 +306,9 @@ def conclude(
     measured = None
     if data.validation:
         after = validate(network, data.validation, config, metadata, str(device), ranks, surfaces=True)
-        measured = (state.curves[0], after)
+        measured = (state.curves[min(state.curves)], after)
     if not ranks.first:
         return
-    checkpoints.export(output / WEIGHTS, network, {**metadata, "steps": str(step)})
     write_model_card(output / "MODEL_CARD.md", config, step, data.training, data.validation, measured)
     summary: dict[str, Any] = {"steps": state.step, "best_step": step}
     if measured:
@@ -323,12 +324,14 @@ def conclude(
             print("these cases did not become better: the weights that it started from are as good or better")
     with atomic_path(output / "summary.json") as temporary:
         Path(temporary).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    checkpoints.export(
+        output / WEIGHTS, network, {**metadata, "steps": str(step)}
+    )  # last: the sign of the end
     print(f"weights: {output / WEIGHTS}")
 
 
-def _slots(config: Config, ranks: Ranks) -> range:
-    """The cases of a step that are this process's."""
-    return range(ranks.rank, config.sampling.cases, ranks.size)
+def _newer(path: Path, other: Path) -> bool:
+    return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
 def _worker_bytes(config: Config) -> int:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor
 
+from GSMedSegLib.engine import find_precision
 from GSMedSegLib.network import Network, PointHead, Prompts, box_logits
 from Training import clicks
 from Training.clicks import FIRST_CLICKS, Clicks, Spread
@@ -34,8 +35,6 @@ COARSE_WEIGHT = 0.5
 
 BOX_CLICK_SHARE = 0.5
 """How often a box comes with a click in its object."""
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _soft_dice = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5, reduction="none")
 
@@ -67,7 +66,7 @@ def plan_step(config: Config, step: int, epoch: int) -> Plan:
     )
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
 class Shown:
     """One object of a step, for the figure of the seed's trainer.
 
@@ -108,6 +107,7 @@ class Asked:
     """An object and what was said of it so far.
 
     Attributes:
+        image: (S, S, S) float32, the view it lies in.
         target: (S, S, S) bool.
         ledger: its clicks.
         box: (1, S, S, S) logits that stand for a box, or None.
@@ -115,6 +115,7 @@ class Asked:
         rng: where its next clicks come from.
     """
 
+    image: Tensor
     target: Tensor
     ledger: Clicks
     box: Tensor | None
@@ -162,7 +163,7 @@ def _learn_views(
     asked = [
         (n, one) for n, view in enumerate(views) for one in first_prompts(view, plan.stage, config.sampling)
     ]
-    dtype = DTYPES[config.optimisation.precision]
+    dtype = find_precision(config.optimisation.precision, device)
     trains_encoder = any(
         p.requires_grad
         for part in (network.image_encoder, network.point_head.feat_downsample)
@@ -189,8 +190,6 @@ def _learn_views(
         low.backward(embedding.grad)
     tally.views += len(views)
     tally.objects += len(asked)
-    if tally.shown is not None and not tally.shown.image.size:
-        tally.shown.image = views[0].image.numpy()
 
 
 def _learn_objects(
@@ -224,7 +223,7 @@ def _learn_objects(
         if coarse is not None:
             losses = losses + COARSE_WEIGHT * per_object(coarse, coarse_targets)
         dice = hard_dice(logits.detach() > 0, targets)
-        _show(tally, asked, logits)
+        tally.shown = tally.shown or _shown(asked[0], logits[0, 0])
     else:
         coarse = head.mixer.coarse(low, image_low, prompts)
         losses = per_object(coarse, coarse_targets)
@@ -317,7 +316,7 @@ def first_prompts(view: Example, stage: dict[str, float], sampling: Sampling) ->
         else:
             ledger = FIRST_CLICKS[kind](rng, mask, spread, most)
         special = bool(view.labels) and view.labels[n] in sampling.special_labels
-        asked.append(Asked(target, ledger, box, special, rng))
+        asked.append(Asked(view.image, target, ledger, box, special, rng))
     return asked
 
 
@@ -366,9 +365,8 @@ def hard_dice(mask: Tensor, truth: Tensor) -> Tensor:
     return 2 * both / either.clamp(min=1)
 
 
-def _show(tally: Tally, asked: Sequence[Asked], logits: Tensor) -> None:
-    if tally.shown is None:
-        one = asked[0]
-        click = one.ledger[0][0] if one.ledger else (len(one.target) // 2,) * 3
-        probability = torch.sigmoid(logits[0, 0].detach().float()).cpu().numpy()
-        tally.shown = Shown(np.zeros(0), one.target.float().numpy(), probability, click)
+def _shown(one: Asked, logits: Tensor) -> Shown:
+    """An object with its (S, S, S) answer."""
+    click = one.ledger[0][0] if one.ledger else (len(one.target) // 2,) * 3
+    probability = torch.sigmoid(logits.detach().float()).cpu().numpy()
+    return Shown(one.image.numpy(), one.target.float().numpy(), probability, click)

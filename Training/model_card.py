@@ -23,7 +23,9 @@ def write_model_card(
     validation: Sequence[CaseSource],
     measured: tuple[Mapping[str, Any], Mapping[str, Any]] | None,
 ) -> None:
-    """Write the card as Markdown. Cases are counted, not named: their names may say who the patients are.
+    """Write the card as Markdown, to be passed on with the weights.
+
+    Cases are counted, not named, and of paths only the last part is given: names may say who patients are.
 
     Args:
         path: of the card.
@@ -61,7 +63,7 @@ def write_model_card(
         "## Settings",
         "",
         "```json",
-        json.dumps(as_table(config), indent=1, ensure_ascii=False),
+        json.dumps(_settings(config), indent=1, ensure_ascii=False),
         "```",
         "",
     ]
@@ -78,6 +80,15 @@ def _origin(init: str) -> str:
     licence = known[init].licence
     terms = f"{licence.name}. {licence.summary} {licence.url}" if licence else "not known here."
     return f"Started from `{init}`, whose terms hold for these weights too: {terms}"
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The settings without folders of this machine."""
+    settings = as_table(config)
+    for entry in (*settings["data"], settings["validation"]):
+        entry["path"] = Path(entry["path"]).name
+    settings["init"] = Path(config.init).name
+    return {key: value for key, value in settings.items() if key not in ("output", "root")}
 
 
 def _told(source: Source, cases: Sequence[CaseSource]) -> str:

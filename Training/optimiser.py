@@ -157,8 +157,9 @@ def compile_encoder(network: Network, roi: int, device: torch.device) -> bool:
     encoder = network.image_encoder
     try:
         encoder.compile()
-        with torch.no_grad():
-            encoder(torch.zeros(1, 1, roi, roi, roi, device=device), with_point=True, with_label=False)
+        image = torch.zeros(1, 1, roi, roi, roi, device=device)
+        encoder(image, with_point=True, with_label=False)[0].sum().backward()  # the way back is compiled too
+        network.zero_grad(set_to_none=True)
     except Exception as error:  # noqa: BLE001 - whatever a missing compiler or an odd processor leads to
         encoder._compiled_call_impl = None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,17 @@ FIGURE_EVERY = 50
 
 SMOOTHING = 0.98
 """Of the figures in the bar."""
+
+
+def check_tools() -> None:
+    """Find out whether what shows a run is installed, before hours of training.
+
+    Raises:
+        ValueError: something is missing.
+    """
+    for package in ("tensorboard", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"training needs {package} to show its curves; pip install 'gsmedseg[train]'")
 
 
 class Progress:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from GSMedSegLib.case_source import CaseSource, LabelledCase, find_sources
+from GSMedSegLib.case_source import LabelledCase, find_sources
 from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.sharding import Ranks
 from Training import cases
-from Training.cases import CaseCache, check_cases, find_data, patient_of, split_by_patient, without_broken
+from Training.cases import CaseCache, check_cases, choose_patients, find_data, patient_of, without_broken
 from Training.config import Config, Source, Validation
 from Training.volumes import LabelledVolume
 
@@ -27,10 +27,6 @@ def write(path: Path, *, truth: bool = True, empty: bool = False, constant: bool
         labels[2:6, 2:6, 2:6] = 3
     path.parent.mkdir(parents=True, exist_ok=True)
     write_case(path, Case(path.stem, image, (1.0, 1.0, 1.0), labels if truth else None))
-
-
-def source(name: str) -> CaseSource:
-    return CaseSource(name, "CT", (), lambda: None)  # never read
 
 
 def test_every_broken_case_is_found_with_its_reason(tmp_path):
@@ -73,32 +69,34 @@ def test_a_case_is_looked_at_once_until_it_changes(tmp_path, monkeypatch):
     assert read == ["a", "b", "b", "a", "b"]
 
 
-def test_patients_stay_together():
-    """Ten patients with three cases each: two are kept, whole, and always the same ones."""
-    scans = [source(f"p{patient}_scan{scan}") for patient in range(10) for scan in range(3)]
-    training, kept = split_by_patient(scans, 0.2, 0, r"p(\d+)_")
-    by_patient = Counter(patient_of(case, r"p(\d+)_") for case in kept)
-    assert sorted(by_patient.values()) == [3, 3]
-    assert len(training) == 24
-    assert not by_patient.keys() & {patient_of(case, r"p(\d+)_") for case in training}
-    assert split_by_patient(scans, 0.2, 0, r"p(\d+)_") == (training, kept)
-    assert split_by_patient(scans, 0.2, 1, r"p(\d+)_") != (training, kept)
-    more, kept_of_more = split_by_patient([*scans, source("p99_scan0")], 0.1, 0, r"p(\d+)_")
-    assert len(kept_of_more) in (1, 3)
-    assert len(more) + len(kept_of_more) == 31
-
-
-def test_a_split_leaves_something_on_both_sides():
-    """However small or large the share; a single patient cannot be split."""
-    cases = [source("a"), source("b")]
+def test_the_patients_of_a_split():
+    """A fifth of ten is two, the same ones in any order; another seed, others; never none, never all."""
+    patients = [f"p{n}" for n in range(10)]
+    chosen = choose_patients(patients, 0.2, 0)
+    assert len(chosen) == 2
+    assert choose_patients([*reversed(patients), *patients], 0.2, 0) == chosen
+    assert len({frozenset(choose_patients(patients, 0.2, seed)) for seed in range(10)}) > 3
     for share in (0.01, 0.99):
-        training, kept = split_by_patient(cases, share, 0)
-        assert len(training) == len(kept) == 1
-    assert split_by_patient(cases, 0.0, 0) == (cases, [])
+        assert len(choose_patients(["a", "b"], share, 0)) == 1
+    assert choose_patients(patients, 0.0, 0) == set()
     with pytest.raises(ValueError, match="a split needs two patients, got 1"):
-        split_by_patient(cases[:1], 0.5, 0)
-    with pytest.raises(ValueError, match="not found in the case name 'a'"):
-        patient_of(cases[0], "p(.)")
+        choose_patients(["a", "a"], 0.5, 0)
+
+
+def test_patients_stay_together(tmp_path):
+    """Three scans of each of five, in two sources: whoever is validated with is nowhere trained on."""
+    for patient in range(5):
+        for scan in range(3):
+            write(tmp_path / ("first" if scan else "second") / f"p{patient}_scan{scan}.npz")
+    sources = (Source(path=str(tmp_path / "first")), Source(path=str(tmp_path / "second")))
+    data = find_data(Config(data=sources, validation=Validation(share=0.4, patient=r"p(\d+)_")))
+    validated = Counter(case.name[1] for case in data.validation)
+    assert sorted(validated.values()) == [3, 3]
+    trained = Counter(case.name[1] for _, cases in data.training for case in cases)
+    assert sorted(trained.values()) == [3, 3, 3]
+    assert not validated.keys() & trained.keys()
+    with pytest.raises(ValueError, match="not found in the case name 'p0_scan0'"):
+        find_data(Config(data=sources[1:], validation=Validation(share=0.4, patient="q(.)")))
 
 
 def test_the_patient_is_what_the_labels_file_says(training_data):
@@ -138,8 +136,49 @@ def test_what_is_trained_on_is_not_validated_with(tmp_path):
         find_data(Config(data=(Source(path=str(tmp_path), window=(1.0,)),)))
 
 
-def test_broken_cases_stop_the_run_or_are_left_out(tmp_path):
-    """As the settings say; empty ones are never drawn; a source with nothing left is an error."""
+def test_a_look_that_is_broken_off_is_not_lost(tmp_path, monkeypatch):
+    """What was looked at by then is known the next time."""
+    folder, known = tmp_path / "cases", tmp_path / "known.json"
+    for name in "abc":
+        write(folder / f"{name}.npz")
+    sources, look, read = find_sources(folder), cases._look, []
+
+    def interrupted(source, state):
+        read.append(source.name)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return look(source, state)
+
+    monkeypatch.setattr(cases, "_look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check_cases(sources, known)
+    check_cases(sources, known)
+    assert read == ["a", "b", "c", "c"]
+
+
+def test_cases_of_the_same_name_are_told_apart(tmp_path):
+    """Two sources may each have a case a: one is broken, the other is trained on."""
+    write(tmp_path / "one" / "a.npz")
+    write(tmp_path / "two" / "a.npz", constant=True)
+    write(tmp_path / "two" / "b.npz")
+    sources = (Source(path=str(tmp_path / "one")), Source(path=str(tmp_path / "two")))
+    config = Config(data=sources, output=str(tmp_path / "run"), skip_broken=True)
+    training = without_broken(find_data(config), config, Ranks()).training
+    assert [[case.name for case in several] for _, several in training] == [["a"], ["b"]]
+
+
+def test_specks_are_no_labels(tmp_path):
+    """A case whose label has fewer voxels than any view asks for would never be drawn from."""
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[0, 0, :8] = 1
+    labels[2:5, 2:5, 2:5] = 2
+    image = np.arange(512, dtype=np.int64).reshape(8, 8, 8) % 255
+    write_case(tmp_path / "a.npz", Case("a", image.astype(np.uint8), (1.0,) * 3, labels))
+    assert check_cases(find_sources(tmp_path), tmp_path / "known.json")[0].labels == [2]
+
+
+def test_broken_cases_stop_the_run_or_are_left_out(tmp_path, capsys):
+    """As the settings say, and told; empty ones are never drawn; a source with nothing left is an error."""
     folder = tmp_path / "cases"
     write(folder / "a.npz")
     write(folder / "b.npz", constant=True)
@@ -149,6 +188,9 @@ def test_broken_cases_stop_the_run_or_are_left_out(tmp_path):
         without_broken(find_data(config), config, Ranks())
     config = replace(config, skip_broken=True)
     assert [case.name for case in without_broken(find_data(config), config, Ranks()).training[0][1]] == ["a"]
+    told = capsys.readouterr().err
+    assert "left out: b: " in told
+    assert "left out: c: no label has 24 voxels" in told
     write(folder / "a.npz", empty=True)
     with pytest.raises(ValueError, match="no case with labels is left to train on"):
         without_broken(find_data(config), config, Ranks())

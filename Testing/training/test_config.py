@@ -111,7 +111,7 @@ def test_every_setting_is_described():
         ("[sampling]\nstages = [{ centre = 0 }]", [], "stages needs at least one table"),
         ("[sampling]\nstages = []", [], "stages needs at least one table"),
         ("", ["--more_clicks", "[0.0]"], "more_clicks are probabilities, not all 0"),
-        ("", ["--precision", "fp8"], "precision: expected one of fp32, bf16, fp16"),
+        ("", ["--precision", "fp8"], "precision: expected one of auto, fp32, bf16, fp16"),
         ("", ["--views", "0"], "views is greater than 0, got 0"),
         ("", ["--ema", "1.0"], "ema is at least 0 and less than 1"),
         ('[[data]]\nkind = "cases"', [], 'a source of kind "cases" has a path'),

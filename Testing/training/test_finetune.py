@@ -22,7 +22,7 @@ from GSMedSegLib.predictor import Predictor, load_engine
 from GSMedSegLib.sharding import Ranks
 from Training import checkpoints, finetune
 from Training.config import Config, NewNetwork, Optimisation, Sampling, Source, Validation
-from Training.finetune import main, take_step, train
+from Training.finetune import Stop, main, take_step, train
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = NewNetwork(8, (1, 1, 2), 16, (8, 16))
@@ -80,10 +80,16 @@ def longer(config: Config, **changes) -> Config:
 
 
 def losses(config: Config) -> list[float]:
-    """Of every step, from the events."""
-    events = EventAccumulator(str(Path(config.output) / "events"))
-    events.Reload()
-    found = {e.step: e.value for e in events.Scalars("train/loss")}
+    """Of every step, from the events; where a step was done twice, the later counts.
+
+    File by file: several runs within a second are not in the order of their names.
+    """
+    found: dict[int, float] = {}
+    for file in sorted((Path(config.output) / "events").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        if "train/loss" in events.Tags()["scalars"]:
+            found |= {e.step: e.value for e in events.Scalars("train/loss")}
     return [found[step] for step in sorted(found)]
 
 
@@ -132,7 +138,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypat
         calls.append(None)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain(*arguments[:-1], arguments[-1] or len(calls) == 2)
+        return plain(*arguments)
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(finetune, "take_step", interrupted)
@@ -160,7 +166,7 @@ def test_a_signal_stops_after_the_step(config, monkeypatch, name):
 
     monkeypatch.setattr(finetune, "learn", interrupted)
     train(longer(config, epochs=1000))
-    assert last(config)["step"] in (2, 3)
+    assert last(config)["step"] == 2
     assert (Path(config.output) / "average.safetensors").exists()
 
 
@@ -219,21 +225,70 @@ def test_validation_keeps_the_best_and_tells_what_training_brought(config, capsy
     assert last(config)["best_step"] == summary["best_step"]
     assert curves[summary["best_step"]]["dsc_auc"] == curves[best]["dsc_auc"]
     assert summary["before"] == curves[0]["dsc_auc"]
-    assert summary["after"] == pytest.approx(curves[best]["dsc_auc"], abs=0.3)
+    exported_in_half_precision = summary["best_step"] != 4
+    wanted = pytest.approx(curves[best]["dsc_auc"], abs=0.05 if exported_in_half_precision else 0)
+    assert summary["after"] == wanted
     assert read_checkpoint(output / "weights.safetensors").metadata["steps"] == str(summary["best_step"])
     assert (output / "clicks.png").stat().st_size > 5000
     assert "| before |" in capsys.readouterr().out
     assert "| after |" in (output / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def test_cases_that_share_a_step_with_empty_ones(config, cases):
-    """A case without labels is left out; a step in which nothing is labelled moves nothing."""
+def test_a_case_without_labels_is_never_drawn(config, cases, monkeypatch):
+    """It is left out, and the run sees the four others."""
     empty = Case(
-        "e", np.arange(512, dtype=np.uint8).reshape(8, 8, 8), (1.0,) * 3, np.zeros((8, 8, 8), np.uint8)
+        "e", np.arange(512).reshape(8, 8, 8).astype(np.uint8), (1.0,) * 3, np.zeros((8, 8, 8), np.uint8)
     )
     write_case(cases / "e.npz", empty)
+    plain, seen = finetune.learn, set()
+
+    def watched(network, views, *arguments):
+        seen.update(view.name for view in views)
+        return plain(network, views, *arguments)
+
+    monkeypatch.setattr(finetune, "learn", watched)
+    train(longer(config, epochs=6))
+    assert seen == set("abcd")
+
+
+def test_validation_may_begin_later(config):
+    """A run that had none, prolonged with some: what is before is what the first look saw."""
     train(config)
-    assert last(config)["step"] == 3
+    train(replace(longer(config, epochs=5), validation=Validation(share=0.25, every=1)))
+    summary = json.loads((Path(config.output) / "summary.json").read_text(encoding="utf-8"))
+    assert summary["before"] == last(config)["curves"][3]["dsc_auc"]
+
+
+def test_an_end_that_was_broken_off_is_made_again(config, monkeypatch):
+    """Whatever fails after the last step, the same command ends the run."""
+    plain = finetune.write_model_card
+
+    def full(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(finetune, "write_model_card", full)
+    with pytest.raises(OSError, match="no space left"):
+        train(config)
+    assert not (Path(config.output) / "weights.safetensors").exists()
+    monkeypatch.setattr(finetune, "write_model_card", plain)
+    train(config)
+    assert (Path(config.output) / "weights.safetensors").exists()
+    assert (Path(config.output) / "MODEL_CARD.md").exists()
+
+
+def test_what_is_missing_is_said_before_the_training(config, monkeypatch):
+    """Not when the curves are to be drawn, hours later."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"training needs tensorboard .*pip install 'gsmedseg\[train\]'"):
+        train(config)
+
+
+def test_processes_must_see_the_same_checkpoint(config, monkeypatch):
+    """On machines that share no folder all but the first would start anew."""
+    train(config)
+    monkeypatch.setattr(Ranks, "agree", lambda self, item: 0 if item == 3 else item)
+    with pytest.raises(ValueError, match="is not the same for all processes; let `output` be a folder"):
+        train(longer(config, epochs=5))
 
 
 def test_a_step_without_objects_moves_nothing(config, make_network):
@@ -250,7 +305,7 @@ def test_a_step_without_objects_moves_nothing(config, make_network):
     )
     nothing = Example(torch.zeros(16, 16, 16), torch.zeros(0, 16, 16, 16, dtype=torch.bool))
     figures, images, shown, stopped = take_step(
-        state, [nothing], config, 10, 1, torch.device("cpu"), Ranks(), False
+        state, [nothing], config, 10, 1, torch.device("cpu"), Ranks(), Stop()
     )
     assert (figures["loss"], images, shown, stopped) == (0, 0, None, False)
     assert state.step == 1
@@ -322,7 +377,7 @@ def test_check_lists_what_is_broken(tmp_path, cases, capsys):
         (["--freeze", '["decoder"]'], "freeze: no weight's name begins with 'decoder'"),
         (["--data", "nowhere"], "nowhere"),
         (["--device", "tpu"], "tpu"),
-        (["--precision", "fp16"], "fp16 needs CUDA; take bf16 or fp32"),
+        (["--precision", "fp16"], "fp16 is for CUDA; use precision fp32 or bf16"),
     ],
 )
 def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message):

@@ -50,7 +50,7 @@ def bright_block(name="block", start=4, seed=0):
 
 
 def asked_of(target, ledger=(), special=False, seed=0):
-    return Asked(target, list(ledger), None, special, np.random.default_rng(seed))
+    return Asked(torch.zeros(target.shape), target, list(ledger), None, special, np.random.default_rng(seed))
 
 
 def gradients(network):

@@ -96,12 +96,19 @@ def test_the_curves_are_a_picture(tmp_path):
 )
 def test_the_model_card_says_where_weights_come_from(tmp_path, init, said):
     """Origin and terms, data without names of cases, scores, settings."""
-    config = Config(init=init, output="out", data=(Source(path="/patients/liver"),))
+    config = Config(
+        init=init,
+        output="/patients/Smith",
+        root="/patients",
+        data=(Source(path="/patients/liver"),),
+        validation=Validation(path="/patients/others"),
+    )
     write_model_card(tmp_path / "card.md", config, 12, [(config.data[0], [])], [], (curve(0.1), curve(0.5)))
     card = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert said in card
     assert "12 steps" in card
     assert "0 cases of `liver`" in card
+    assert "/patients" not in card
     assert "| after | 2.800 |" in card
     assert "not a medical device" in card
 
