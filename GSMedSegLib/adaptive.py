@@ -12,7 +12,7 @@ from torch import Tensor
 
 from GSMedSegLib.engine import Embedding, Engine
 from GSMedSegLib.intensity import percentile_limits
-from GSMedSegLib.network import box_logits
+from GSMedSegLib.prompt_maps import box_logits
 from GSMedSegLib.prompts import Box, Click
 from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask, to_image_grid, view_box, view_image
 from GSMedSegLib.segment import OUTSIDE, Box3, Segment

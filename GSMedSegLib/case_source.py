@@ -227,8 +227,9 @@ def _listed(file: Path) -> Iterator[Path]:
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             entry = file.parent / line.strip()
-            if not entry.exists():
-                raise ValueError(f"{file} lists {line.strip()}, which does not exist; correct the list")
+            if not entry.is_dir() and not (entry.is_file() and entry.suffix == ".npz"):
+                wrong = "is neither a folder nor a .npz file" if entry.exists() else "does not exist"
+                raise ValueError(f"{file} lists {line.strip()}, which {wrong}; correct the list")
             yield entry
 
 
@@ -245,10 +246,13 @@ def _sources_at(data: Path, truth: Path | None, reading: Reading) -> list[CaseSo
 def _challenge_files(
     candidates: Iterable[Path], truth: Path | None, reading: Reading
 ) -> Iterator[CaseSource]:
+    names: dict[Path, dict[str, list[str]]] = {}
     for file in candidates:
         if file.suffix != ".npz" or file.name.startswith("."):
             continue
-        classes = read_class_names(file.parent)
+        if file.parent not in names:
+            names[file.parent] = read_class_names(file.parent)
+        classes = names[file.parent]
         files = (file,) if truth is None else (file, truth / file.name)
         missing = [str(f) for f in files if not f.exists()]
         if missing:

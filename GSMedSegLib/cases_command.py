@@ -40,7 +40,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DATA",
         help="folder with challenge cases (.npz), with CASE/image and CASE/label files, or with images and "
-        "labels folders",
+        "labels folders; or a .txt file that lists such",
     )
     parser.add_argument("--truth", type=Path, metavar="DIR", help="where challenge cases have their gts")
     parser.add_argument("--modality", default="", help="of all cases (default: as their names say)")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from GSMedSegLib import decoder
 from GSMedSegLib.layers import for_inference
-from GSMedSegLib.network import Network, Prompts, prompt_maps
+from GSMedSegLib.network import Network
+from GSMedSegLib.prompt_maps import Prompts, prompt_maps
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

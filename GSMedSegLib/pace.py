@@ -98,7 +98,7 @@ class PacedSegmenter:
         deadline = began + PLANNED_SHARE * share_s
 
         self._efforts[0].segmenter.set_image(case)
-        known = -1
+        known: int | None = None
         if not self._efforts[0].clicks:
             first = next((n for n, (clicks, box) in enumerate(prompts) if clicks or box), 0)
             clicks, box = prompts[first]

@@ -333,14 +333,9 @@ def random_walker(view: View) -> FloatArray:
     """Where a walker who avoids edges more probably meets the object's seeds than the background's.
 
     Source: scikit-image's random_walker; Grady, IEEE TPAMI 2006.
-
-    Raises:
-        ValueError: scikit-image is not installed.
     """
-    try:
-        from skimage.segmentation import random_walker as walk
-    except ImportError as error:
-        raise ValueError("random-walker needs scikit-image; pip install 'gsmedseg[evaluate]'") from error
+    from skimage.segmentation import random_walker as walk
+
     seeds = view.foreground.astype(np.int8) + 2 * view.background.astype(np.int8)
     if seeds.all() or view.image.min() == view.image.max():
         return view.foreground.astype(np.float32)
@@ -388,11 +383,24 @@ def _nearness(ours: FloatArray, theirs: FloatArray) -> FloatArray:
     return nearness
 
 
+def _random_walker() -> PeerSegmenter:
+    """A segmenter, unless its library is missing: better said now than in every round of every case.
+
+    Raises:
+        ValueError: scikit-image is not installed.
+    """
+    try:
+        import skimage.segmentation  # noqa: F401 - whether it can be imported
+    except ImportError as error:
+        raise ValueError("random-walker needs scikit-image; pip install 'gsmedseg[evaluate]'") from error
+    return PeerSegmenter(random_walker, WALKED_VOXELS)
+
+
 PEERS: dict[str, Callable[[], Segmenter]] = {
     "region-growing": functools.partial(PeerSegmenter, region_growing),
     "geodesic": functools.partial(PeerSegmenter, geodesic),
     "watershed": functools.partial(PeerSegmenter, watershed),
     "grow-from-seeds": functools.partial(PeerSegmenter, grow_from_seeds, WALKED_VOXELS),
-    "random-walker": functools.partial(PeerSegmenter, random_walker, WALKED_VOXELS),
+    "random-walker": _random_walker,
 }
 """Segmenters by name."""

@@ -18,7 +18,8 @@ from monai.losses import DiceLoss
 from torch import Tensor
 
 from GSMedSegLib.engine import find_precision
-from GSMedSegLib.network import Network, PointHead, Prompts, box_logits
+from GSMedSegLib.network import Network, PointHead
+from GSMedSegLib.prompt_maps import Prompts, box_logits
 from Training import clicks
 from Training.clicks import FIRST_CLICKS, Clicks, Spread
 from Training.config import Config, Sampling

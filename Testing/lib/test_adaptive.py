@@ -8,8 +8,9 @@ import torch
 
 from GSMedSegLib.adaptive import CLICK_LOGIT, AdaptiveStrategy
 from GSMedSegLib.engine import Embedding
-from GSMedSegLib.network import BOX_INSIDE, BOX_OUTSIDE, Shape
+from GSMedSegLib.network import Shape
 from GSMedSegLib.predictor import Predictor
+from GSMedSegLib.prompt_maps import BOX_INSIDE, BOX_OUTSIDE
 from GSMedSegLib.prompts import Box, Click
 
 ROI = 16

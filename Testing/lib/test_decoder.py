@@ -10,7 +10,7 @@ import torch
 from GSMedSegLib import decoder
 from GSMedSegLib.decoder import RunningSoftmax
 from GSMedSegLib.layers import ChannelNorm
-from GSMedSegLib.network import Prompts
+from GSMedSegLib.prompt_maps import Prompts
 
 
 def test_running_softmax_by_hand():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from GSMedSegLib.engine import Engine, find_device, find_precision, has_bf16
-from GSMedSegLib.network import Network, Prompts, Shape, build_network
+from GSMedSegLib.network import Network, Shape, build_network
+from GSMedSegLib.prompt_maps import Prompts
 
 ROI = torch.rand(16, 24, 32, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")

@@ -8,16 +8,8 @@ import pytest
 import torch
 from monai.networks.nets.vista3d import vista3d132
 
-from GSMedSegLib.network import (
-    VISTA3D132,
-    Network,
-    Prompts,
-    Shape,
-    build_network,
-    features_at,
-    prompt_maps,
-    shape_of,
-)
+from GSMedSegLib.network import VISTA3D132, Network, Shape, build_network, shape_of
+from GSMedSegLib.prompt_maps import Prompts, features_at, prompt_maps
 
 PLAIN = Shape(8, (1, 1, 2), 16)
 FULL = Shape(8, (1, 1, 2), 16, True, (8, 16))

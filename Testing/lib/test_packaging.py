@@ -26,7 +26,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 LAYERS = """
     atomic geometry memory labels plain_pickle prompts
     nifti intensity npz volume_io metrics simulation roi
-    checkpoint download model_store network
+    checkpoint download model_store prompt_maps network
     layers decoder engine
     segment reference adaptive
     predictor

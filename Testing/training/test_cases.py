@@ -117,6 +117,10 @@ def test_a_list_names_cases(tmp_path):
     listed.write_text("three/c.npz\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"lists three/c\.npz, which does not exist"):
         find_sources(listed)
+    (tmp_path / "scan.nii.gz").write_bytes(b"")
+    listed.write_text("one/a.npz\nscan.nii.gz\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lists scan\.nii\.gz, which is neither a folder nor a \.npz file"):
+        find_sources(listed)
 
 
 def test_what_is_trained_on_is_not_validated_with(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from GSMedSegLib.network import BOX_INSIDE, BOX_OUTSIDE, PointHead, Shape
+from GSMedSegLib.network import PointHead, Shape
+from GSMedSegLib.prompt_maps import BOX_INSIDE, BOX_OUTSIDE
 from Training import learning
 from Training.clicks import Spread
 from Training.config import Config, NewNetwork, Optimisation, Sampling

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from GSMedSegLib.network import Prompts
+from GSMedSegLib.prompt_maps import Prompts
 from GSMedSegLib.sharding import Ranks
 from Training.config import Optimisation
 from Training.optimiser import (

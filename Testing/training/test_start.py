@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from GSMedSegLib.checkpoint import read_checkpoint, write_safetensors
-from GSMedSegLib.network import Prompts
+from GSMedSegLib.prompt_maps import Prompts
 from Training.config import Config, NewNetwork, Optimisation, Sampling
 from Training.start import FIRST_GUESS, new_network, start_network, with_additions
 
