@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import edt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
+from GSMedSegLib.cropped import Box3
 from GSMedSegLib.engine import Embedding, Engine
 from GSMedSegLib.intensity import percentile_limits
 from GSMedSegLib.prompt_maps import box_logits
 from GSMedSegLib.prompts import Box, Click
 from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask, to_image_grid, view_box, view_image
-from GSMedSegLib.segment import OUTSIDE, Box3, Segment
+from GSMedSegLib.segment import OUTSIDE, Segment, empty_segment
 
 DEFAULT_ROI = 96
 """Voxels per side of a view where the weights do not say what they were trained on."""
@@ -41,6 +44,9 @@ SHARPNESS = 2.0
 CUT_OFF = 1.0
 """What it costs an answer's trust to leave its view through all six faces."""
 
+EDIT_REACH = 3.0
+"""How far a click changes a mask that the user gave: so many times its distance from what is to stay."""
+
 CLICK_LOGIT = 1.0
 """A clicked voxel is at least this sure."""
 
@@ -60,6 +66,7 @@ class AdaptiveStrategy:
 
     name = "adaptive"
     stepwise = True
+    edits = True
 
     def __init__(self, engine: Engine, roi: int | None = None) -> None:
         self.engine = engine
@@ -100,19 +107,25 @@ class AdaptiveStrategy:
             clicks: all its clicks, in order.
             box: where the user said the object is; it sets the first view. Weights trained with boxes are
                 shown it; for others its middle is a foreground click as long as there is no other.
-            before: the segment without the last click, None for the first.
+            before: the segment without the last click, None for the first. Of a mask that the user gave, a
+                click changes what is around it and leaves the rest.
         """
         if box is not None and not self._box_map and not any(c.positive for c in clicks):
             clicks = [_middle(box), *clicks]
-        fresh = before is None or before.view is None or not bool((before.logits > 0).any())
-        if fresh:
+        given = before if before is not None and before.given else None
+        if before is None or not bool((before.logits > 0).any()):
+            if not self.can_start(clicks, box):
+                return before if before is not None else empty_segment(self._shape)
             view = self._zoom(clicks) if box is None else self._fitting(*_corners(box))
             logits = self._look(view, clicks, None, box)
             before = None
         else:
-            assert before is not None
             view = self._view_for(before, clicks[-1])
             logits = self._look(view, clicks, before)
+        if given is not None:
+            shown = self._paste(before, view, logits)
+            edited = shown if before is None else _edited(before, shown, clicks[-1])
+            return self._obey(replace(edited, view=view, given=True), clicks)
         for _ in range(MOST_LOOKS):
             better = self._better_view(view, logits)
             if better is None:
@@ -212,12 +225,13 @@ class AdaptiveStrategy:
         A click so far from the mask that this would cost detail gets a view of its own.
         """
         view = before.view
-        assert view is not None
+        low, high = _bounds(before.logits > 0)
+        corner = np.array([s.start for s in before.box])
+        if view is None:
+            view = self._fitting(low + corner, high + corner)
         at = view.to_view(np.array([click.kji]))[0] / (view.size - 1)
         if ((at > 0.04) & (at < 0.96)).all():
             return view
-        low, high = _bounds(before.logits > 0)
-        corner = np.array([s.start for s in before.box])
         reach = 2 * np.array(view.step_kji)
         low = np.minimum(low + corner, np.array(click.kji) - reach)
         high = np.maximum(high + corner, np.array(click.kji) + 1 + reach)
@@ -289,6 +303,29 @@ def _grown(segment: Segment, box: Box3) -> Segment:
     logits = torch.full((k.stop - k.start, j.stop - j.start, i.stop - i.start), OUTSIDE)
     logits[_within(segment.box, (k, j, i))] = segment.logits
     return replace(segment, box=(k, j, i), logits=logits)
+
+
+def _edited(before: Segment, answer: Segment, click: Click) -> Segment:
+    """A segment changed by an answer around a click alone, and only the way that the click says.
+
+    What changes is the part of the difference that the click lies in, as far as `EDIT_REACH` times the
+    click's distance from where nothing would change.
+    """
+    if not _contains(answer.box, before.box):
+        answer = _grown(answer, before.box)
+    if not _contains(before.box, answer.box):
+        before = _grown(before, answer.box)
+    old, new = (before.logits > 0).numpy(), (answer.logits > 0).numpy()
+    differs = new & ~old if click.positive else old & ~new
+    at = tuple(x - s.start for x, s in zip(click.kji, before.box))
+    if not all(0 <= x < n for x, n in zip(at, differs.shape)) or not differs[at]:
+        return before
+    parts, _ = ndimage.label(differs)
+    part = parts == parts[at]
+    depth = float(edt.edt(np.ascontiguousarray(part), black_border=True)[at])
+    away = sum((index - x) ** 2 for index, x in zip(np.ogrid[tuple(map(slice, part.shape))], at))
+    change = torch.from_numpy(part & (away <= (EDIT_REACH * depth) ** 2))
+    return replace(before, logits=torch.where(change, answer.logits, before.logits))
 
 
 def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -6,10 +6,11 @@ import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from GSMedSegLib.cropped import Voxel
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case
 from GSMedSegLib.predictor import Predictor
-from GSMedSegLib.prompts import Box, Click, Voxel
+from GSMedSegLib.prompts import Box, Click
 from GSMedSegLib.segment import Segment, empty_segment
 
 ClassPrompts = tuple[tuple[Click, ...], Box | None]

@@ -1,4 +1,4 @@
-"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | demo`.
+"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | serve | demo`.
 
 A thin shell: it reads arguments, checks where results go before anything is computed, and says in one line
 what went wrong. What is slow to import is imported by the command that needs it.
@@ -18,6 +18,7 @@ from GSMedSegLib.console import FAILED, Parser, command, reason, say, tell
 from GSMedSegLib.engine_options import add_engine_options, load_predictor
 from GSMedSegLib.evaluate_command import add_evaluate
 from GSMedSegLib.predict_command import add_predict
+from GSMedSegLib.serve_command import add_serve
 from GSMedSegLib.weights_command import add_weights
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_make_cases(commands)
     add_weights(commands)
+    add_serve(commands)
     demo = command(commands, "demo", _demo, "make an image, segment it from clicks and draw what came out")
     demo.add_argument(
         "folder",

@@ -81,6 +81,8 @@ class Engine:
         self._position: tuple[tuple[int, ...], Tensor] | None = None
         self.encoded = 0
         """ROIs encoded so far: what a test or a progress bar may want to count."""
+        self.interrupt: Callable[[], None] | None = None
+        """Called before every encoding and decoding; may raise to break off. Nothing is left half done."""
 
     def encode(self, roi: Tensor | Callable[[], Tensor], key: Hashable | None = None) -> Embedding:
         """Encode a ROI, or take it from the cache.
@@ -113,6 +115,8 @@ class Engine:
 
     @torch.inference_mode()
     def _encode(self, roi: Tensor) -> Embedding:
+        if self.interrupt is not None:
+            self.interrupt()
         stride = self.shape.stride
         if roi.ndim != 3 or any(side % stride or side == 0 for side in roi.shape):
             raise ValueError(
@@ -155,6 +159,8 @@ class Engine:
         Raises:
             ValueError: arrays of the wrong shape.
         """
+        if self.interrupt is not None:
+            self.interrupt()
         coords = torch.as_tensor(point_coords).to(self.device)
         labels = torch.as_tensor(point_labels).to(self.device)
         if coords.ndim != 3 or coords.shape[-1] != 3 or coords.shape[:2] != labels.shape:

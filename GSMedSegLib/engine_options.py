@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from GSMedSegLib.predictor import Predictor
@@ -17,7 +17,30 @@ def add_engine_options(parser: argparse.ArgumentParser, strategy: str, precision
         strategy: the default one.
         precision: the default one.
     """
-    add = parser.add_argument_group("engine").add_argument
+    add = add_weights_options(parser, precision).add_argument
+    add(
+        "--strategy",
+        default=strategy,
+        choices=("adaptive", "reference"),
+        help="views that follow the object, or the windows of GS_MedSegFM (default: %(default)s)",
+    )
+    add(
+        "--roi",
+        type=int,
+        metavar="N",
+        help="voxels per side that the network sees at once (default: as trained)",
+    )
+
+
+def add_weights_options(parser: argparse.ArgumentParser, precision: str = "auto") -> Any:
+    """Declares those of a command that leaves the strategy to its clients; returns their group.
+
+    Args:
+        parser: of the command.
+        precision: the default one.
+    """
+    group = parser.add_argument_group("engine")
+    add = group.add_argument
     add(
         "--weights",
         default="compact",
@@ -31,18 +54,7 @@ def add_engine_options(parser: argparse.ArgumentParser, strategy: str, precision
         choices=("auto", "fp32", "bf16", "fp16"),
         help="(default: %(default)s)",
     )
-    add(
-        "--strategy",
-        default=strategy,
-        choices=("adaptive", "reference"),
-        help="views that follow the object, or the windows of GS_MedSegFM (default: %(default)s)",
-    )
-    add(
-        "--roi",
-        type=int,
-        metavar="N",
-        help="voxels per side that the network sees at once (default: as trained)",
-    )
+    return group
 
 
 def load_predictor(options: argparse.Namespace) -> Predictor:

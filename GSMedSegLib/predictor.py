@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -19,14 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from GSMedSegLib.adaptive import DEFAULT_ROI, AdaptiveStrategy
 from GSMedSegLib.checkpoint import read_checkpoint
+from GSMedSegLib.cropped import Voxel, crop
 from GSMedSegLib.engine import Engine
 from GSMedSegLib.geometry import spacing_kji_mm
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.model_store import resolve
 from GSMedSegLib.network import build_network
-from GSMedSegLib.prompts import Box, Click, ClickLedger, Voxel
+from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
 from GSMedSegLib.reference import ReferenceStrategy
-from GSMedSegLib.segment import Segment, empty_segment, paint_by_logit, paint_in_order
+from GSMedSegLib.segment import Segment, empty_segment, given_segment, paint_by_logit, paint_in_order
 
 STRATEGIES = ("adaptive", "reference")
 
@@ -34,7 +36,7 @@ REFERENCE_ROI = 128
 """Voxels per side of the seed method's windows."""
 
 REMEMBERED_BYTES = 2**29
-"""Memory for earlier masks, so that undo and redo need no network; what is forgotten is computed again."""
+"""Memory for earlier masks of one image."""
 
 
 class Strategy(Protocol):
@@ -43,6 +45,8 @@ class Strategy(Protocol):
     name: str
     stepwise: bool
     """Whether the clicks have to be gone through one by one."""
+    edits: bool
+    """Whether it can start from a mask."""
 
     def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
         """Take an image (K, J, I)."""
@@ -79,21 +83,28 @@ def load_engine(
 class Predictor:
     """Segments the objects of one image from clicks.
 
-    Every mask is a function of the image and the ledger alone: undoing and redoing, or replaying a saved
-        ledger, gives the
-    same bits.
+    Every mask is a function of the image and the object's prompts alone: undoing and redoing, or replaying a
+    saved ledger, gives the same bits.
 
     Args:
         engine: from `load_engine`.
         strategy: "adaptive" (views that follow the object) or "reference" (the seed method's windows).
         roi: voxels per side of what the network sees at once; by default what the weights were trained on
             (adaptive), or 128 (reference).
+        remembered_bytes: for earlier masks, so that undo and redo need no network; what is forgotten is
+            computed again.
 
     Raises:
         ValueError: unknown strategy, or a ROI that the network cannot take.
     """
 
-    def __init__(self, engine: Engine, strategy: str = "adaptive", roi: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        strategy: str = "adaptive",
+        roi: int | None = None,
+        remembered_bytes: int = REMEMBERED_BYTES,
+    ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"expected strategy {' or '.join(STRATEGIES)}; got {strategy!r}")
         wanted: int | str | None = roi
@@ -109,7 +120,8 @@ class Predictor:
         else:
             self._strategy = ReferenceStrategy(engine, size)
         self._ledger: ClickLedger | None = None
-        self._known: OrderedDict[tuple[str, Box | None, tuple[Click, ...]], Segment] = OrderedDict()
+        self._known: OrderedDict[ObjectPrompts, Segment] = OrderedDict()
+        self._remembered_bytes = remembered_bytes
 
     def set_image(
         self,
@@ -177,8 +189,20 @@ class Predictor:
         """Draw a box around the object, for the adaptive strategy's first view; VISTA3D has no box input."""
         self.ledger.set_box(object_name, box)
 
+    def set_mask(self, object_name: str, mask: NDArray[np.bool_]) -> None:
+        """Start an object from a mask, for the adaptive strategy to change where it is clicked.
+
+        Args:
+            object_name: an object added before; its clicks and box so far no longer count.
+            mask: (K, J, I) bool.
+
+        Raises:
+            ValueError: unknown object, not a mask, or one of another shape.
+        """
+        self.ledger.set_mask(object_name, crop(mask))
+
     def undo(self) -> bool:
-        """Take back the last click or box, on whichever object; False when there is none."""
+        """Take back the last click, box or mask, on whichever object; False when there is none."""
         return self.ledger.undo()
 
     def redo(self) -> bool:
@@ -197,7 +221,7 @@ class Predictor:
 
     def can_segment(self, object_name: str) -> bool:
         """Whether the object has enough prompts for a mask; raises ValueError for an unknown object."""
-        return self._strategy.can_start(self.ledger.clicks(object_name), self.ledger.box(object_name))
+        return self._can_start(self.ledger.prompts(object_name))
 
     def segment(self, object_name: str, progress: Callable[[int, int], None] | None = None) -> Segment:
         """Logits of an object after all its clicks.
@@ -209,32 +233,60 @@ class Predictor:
         Raises:
             ValueError: unknown object.
             RuntimeError: no image yet, or nothing to start from: a foreground click or, with the adaptive
-                strategy, a box; any click with the reference strategy.
+                strategy, a box or a mask; any click with the reference strategy, which takes no mask.
         """
-        box = self.ledger.box(object_name)
-        if not self.can_segment(object_name):
+        prompts = self.ledger.prompts(object_name)
+        if not self._can_start(prompts):
             raise RuntimeError(f"object {object_name!r} has no foreground click yet; call add_click first")
-        steps, segment = self._steps(object_name), None
-        todo: list[tuple[Click, ...]] = []
+        return self.segment_from(prompts, progress)
+
+    def segment_from(
+        self, prompts: ObjectPrompts, progress: Callable[[int, int], None] | None = None
+    ) -> Segment:
+        """Logits of an object that the ledger need not know.
+
+        Args:
+            prompts: of the object.
+            progress: as in `segment`.
+
+        Raises:
+            ValueError: prompts outside the image.
+            RuntimeError: no image yet, nothing to start from, or a mask for the reference strategy.
+        """
+        prompts.check_image(self.ledger.shape)
+        if prompts.mask is not None and not self._strategy.edits:
+            raise RuntimeError(
+                f"the {self._strategy.name} strategy starts from clicks, not from a mask; use adaptive"
+            )
+        if not self._can_start(prompts):
+            raise RuntimeError("there is no foreground click yet; give one")
+        steps = self._steps(prompts)
+        segment = None if prompts.mask is None else given_segment(prompts.mask)
+        todo: list[ObjectPrompts] = []
         for step in reversed(steps):
-            segment = self._known.get((object_name, box, step))
-            if segment is not None:
+            if step in self._known:
+                segment = self._known[step]
                 break
             todo.append(step)
         for number, step in enumerate(reversed(todo), start=1 + len(steps) - len(todo)):
-            segment = self._strategy.predict(step, box, segment)
-            self._remember((object_name, box, step), segment)
+            segment = self._strategy.predict(step.clicks, step.box, segment)
+            self._remember(step, segment)
             if progress is not None:
                 progress(number, len(steps))
         assert segment is not None
         return segment
 
-    def _steps(self, object_name: str) -> list[tuple[Click, ...]]:
-        """The clicks that the network has to be run on, one after the other; none when it cannot start."""
-        clicks, box = self.ledger.clicks(object_name), self.ledger.box(object_name)
+    def _can_start(self, prompts: ObjectPrompts) -> bool:
+        return prompts.mask is not None or self._strategy.can_start(prompts.clicks, prompts.box)
+
+    def _steps(self, prompts: ObjectPrompts) -> list[ObjectPrompts]:
+        """What the network has to be run on, one after the other; nothing when it cannot start."""
+        clicks = prompts.clicks
         first = 0 if self._strategy.stepwise else len(clicks)
-        growing = [clicks[:n] for n in range(first, len(clicks) + 1)]
-        return [step for step in growing if self._strategy.can_start(step, box)]
+        if prompts.mask is not None:
+            first = 1
+        growing = [replace(prompts, clicks=clicks[:n]) for n in range(first, len(clicks) + 1)]
+        return [step for step in growing if self._can_start(step)]
 
     def labels(self, progress: Callable[[int, int], None] | None = None) -> LabelArray:
         """(K, J, I) label map of all objects, 1, 2, … in the order they were added.
@@ -245,14 +297,15 @@ class Predictor:
         Args:
             progress: called with (steps done, steps in all) of all objects, as in `segment`.
         """
-        counts = [len(self._steps(name)) for name in self.objects]
+        prompts = [self.ledger.prompts(name) for name in self.objects]
+        counts = [len(self._steps(one)) for one in prompts]
 
         def segments() -> Iterator[Segment]:
-            for n, name in enumerate(self.objects):
-                if not counts[n]:
+            for n, one in enumerate(prompts):
+                if not self._can_start(one):
                     yield empty_segment(self.ledger.shape)
                     continue
-                yield self.segment(name)
+                yield self.segment_from(one)
                 if progress is not None:
                     progress(sum(counts[: n + 1]), sum(counts))
 
@@ -263,7 +316,7 @@ class Predictor:
         paint = paint_in_order if self._strategy.name == "reference" else paint_by_logit
         return paint(segments, shape)
 
-    def _remember(self, key: tuple[str, Box | None, tuple[Click, ...]], segment: Segment) -> None:
-        self._known[key] = segment
-        while len(self._known) > 1 and sum(s.nbytes for s in self._known.values()) > REMEMBERED_BYTES:
+    def _remember(self, prompts: ObjectPrompts, segment: Segment) -> None:
+        self._known[prompts] = segment
+        while len(self._known) > 1 and sum(s.nbytes for s in self._known.values()) > self._remembered_bytes:
             self._known.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What a user points at: clicks and boxes, and the ledger that remembers them in order.
+"""What a user points at: clicks, boxes and masks to start from, and the ledger that remembers them in order.
 
 The ledger is the record from which a segmentation can be made again: saved as JSON, replayed without a
 window. It knows nothing of networks; a predictor reads the prompts of each object from it.
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.cropped import Cropped, Voxel, from_text, to_text
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
@@ -32,8 +33,6 @@ FORMAT = "gsmedseg-clicks"
 VERSION = 1
 
 _SAME_GRID_VOXELS = 0.01
-
-Voxel = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,44 @@ class Box:
 
 
 @dataclass(frozen=True)
+class ObjectPrompts:
+    """All that was said of one object; a mask follows from it and the image alone.
+
+    Attributes:
+        clicks: oldest first.
+        box: around the object, or None.
+        mask: what it starts from, or None.
+    """
+
+    clicks: tuple[Click, ...] = ()
+    box: Box | None = None
+    mask: Cropped | None = None
+
+    def check_image(self, shape: Sequence[int]) -> None:
+        """Raises ValueError when something lies outside an image of shape (K, J, I)."""
+        check_inside(np.array([click.kji for click in self.clicks]).reshape(-1, 3), shape)
+        if self.box is not None:
+            check_inside([self.box.min_kji, self.box.max_kji], shape)
+        if self.mask is not None and tuple(self.mask.shape) != tuple(shape):
+            raise ValueError(f"the image has shape {tuple(shape)}, the mask has {tuple(self.mask.shape)}")
+
+
+@dataclass(frozen=True)
 class _Event:
-    """One step: a prompt on an object, or a clearing (prompt None); of all objects when the name is None."""
+    """One step: a prompt on an object, or a clearing (prompt None); of all objects when the name is None.
+
+    A mask stands for all that was said of its object before.
+    """
 
     object_name: str | None
-    prompt: Click | Box | None
+    prompt: Click | Box | Cropped | None
 
 
 class ClickLedger:
     """The ordered history of prompts on several named objects of one image, with unlimited undo and redo.
 
-    Objects are declared, prompts are history: `undo` takes back the last click, box or clearing, whichever
-    object it was on, and never an object.
+    Objects are declared, prompts are history: `undo` takes back the last click, box, mask or clearing,
+    whichever object it was on, and never an object.
 
     Args:
         shape: (K, J, I) of the image.
@@ -163,6 +188,22 @@ class ClickLedger:
         check_inside([box.min_kji, box.max_kji], self._shape)
         self._record(_Event(self._known(object_name), box))
 
+    def set_mask(self, object_name: str, mask: Cropped) -> None:
+        """Starts an object from a mask, which stands for all clicks and the box it had before.
+
+        Args:
+            object_name: an object added before.
+            mask: bool, of the image's shape; may be empty.
+
+        Raises:
+            ValueError: unknown object, not a mask, or one of another image.
+        """
+        if mask.array.dtype != np.bool_:
+            raise ValueError(f"a mask to start from is bool, got {mask.array.dtype}")
+        if tuple(mask.shape) != self._shape:
+            raise ValueError(f"the image has shape {self._shape}, the mask has {tuple(mask.shape)}")
+        self._record(_Event(self._known(object_name), mask))
+
     def clear(self, object_name: str | None = None) -> None:
         """Takes the prompts off one object, or off all; can be undone. Without prompts, nothing is recorded.
 
@@ -174,7 +215,7 @@ class ClickLedger:
             self._record(_Event(object_name, None))
 
     def undo(self) -> bool:
-        """Takes back the last click, box or clearing. Returns False when there is none."""
+        """Takes back the last click, box, mask or clearing. Returns False when there is none."""
         if not self._done:
             return False
         self._undone.append(self._done.pop())
@@ -187,24 +228,45 @@ class ClickLedger:
         self._done.append(self._undone.pop())
         return True
 
-    def clicks(self, object_name: str) -> tuple[Click, ...]:
-        """The clicks on an object, oldest first; empty when there are none.
+    def prompts(self, object_name: str) -> ObjectPrompts:
+        """All that holds of an object.
 
         Raises:
             ValueError: unknown object.
         """
-        return tuple(
-            prompt for prompt in self._prompts(self._known(object_name)) if isinstance(prompt, Click)
+        prompts = self._prompts(self._known(object_name))
+        boxes = [prompt for prompt in prompts if isinstance(prompt, Box)]
+        return ObjectPrompts(
+            tuple(prompt for prompt in prompts if isinstance(prompt, Click)),
+            boxes[-1] if boxes else None,
+            prompts[0] if prompts and isinstance(prompts[0], Cropped) else None,
         )
 
-    def box(self, object_name: str) -> Box | None:
-        """The box of an object, or None.
+    def clicks(self, object_name: str) -> tuple[Click, ...]:
+        """The clicks on an object, oldest first; empty when there are none. As `prompts` has them."""
+        return self.prompts(object_name).clicks
 
-        Raises:
-            ValueError: unknown object.
-        """
-        boxes = [prompt for prompt in self._prompts(self._known(object_name)) if isinstance(prompt, Box)]
-        return boxes[-1] if boxes else None
+    def box(self, object_name: str) -> Box | None:
+        """The box of an object, or None. As `prompts` has it."""
+        return self.prompts(object_name).box
+
+    def last_object(self) -> str | None:
+        """The object of the step that `undo` would take back; None for one on all objects, or for none."""
+        return self._done[-1].object_name if self._done else None
+
+    def next_object(self) -> str | None:
+        """The object of the step that `redo` would bring back; None for one on all objects, or for none."""
+        return self._undone[-1].object_name if self._undone else None
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return bool(self._done)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to bring back."""
+        return bool(self._undone)
 
     def check_image(self, shape: Sequence[int], ijk_to_ras: ArrayLike | None = None) -> None:
         """Raises when the ledger was made on another grid than this one: its clicks would land elsewhere.
@@ -300,14 +362,14 @@ class ClickLedger:
         self._done.append(event)
         self._undone.clear()
 
-    def _prompts(self, name: str) -> list[Click | Box]:
-        prompts: list[Click | Box] = []
+    def _prompts(self, name: str) -> list[Click | Box | Cropped]:
+        prompts: list[Click | Box | Cropped] = []
         for event in self._done:
             if event.object_name not in (name, None):
                 continue
-            if event.prompt is None:
+            if event.prompt is None or isinstance(event.prompt, Cropped):
                 prompts.clear()
-            else:
+            if event.prompt is not None:
                 prompts.append(event.prompt)
         return prompts
 
@@ -332,6 +394,8 @@ class ClickLedger:
                 "max_kji": box.max_kji,
             }
             return entry if box.mid_k is None else {**entry, "mid_k": box.mid_k}
+        if isinstance(event.prompt, Cropped):
+            return {"event": "mask", "object": event.object_name, **to_text(event.prompt)}
         return {"event": "clear", "object": event.object_name}
 
     def _replay(self, entry: Any) -> None:
@@ -344,10 +408,12 @@ class ClickLedger:
             mid_k = _get(entry, "mid_k", int) if "mid_k" in entry else None
             box = Box(_get(entry, "min_kji", list), _get(entry, "max_kji", list), mid_k)
             self.set_box(_get(entry, "object", str), box)
+        elif kind == "mask":
+            self.set_mask(_get(entry, "object", str), from_text(entry, self._shape))
         elif kind == "clear":
             self.clear(None if entry.get("object") is None else _get(entry, "object", str))
         else:
-            raise ValueError(f"an event is a click, box or clear, got {kind!r}")
+            raise ValueError(f"an event is a click, box, mask or clear, got {kind!r}")
 
     def _check_ras(self, click: Click, ras: Any) -> None:
         """A position written by hand may be anywhere in the voxel, but not in another one."""

@@ -36,6 +36,7 @@ class ReferenceStrategy:
 
     name = "reference"
     stepwise = False
+    edits = False
 
     def __init__(self, engine: Engine, roi: int = 128) -> None:
         self.engine = engine

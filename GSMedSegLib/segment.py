@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from GSMedSegLib.cropped import Box3, Cropped
 from GSMedSegLib.labels import LabelArray, as_labels
 from GSMedSegLib.roi import View
 
-Box3 = tuple[slice, slice, slice]
-
 OUTSIDE = -10.0
 """Logit of a voxel nobody looked at: background, without doubt."""
+
+GIVEN = 4.0
+"""Logit of a voxel that the user gave."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Segment:
         logits: float32 in the box's shape, on the CPU; positive inside the object, NaN where no window
             reached.
         view: the view it was last looked at in, None where a strategy has none.
+        given: whether it began as a mask of the user's, of which a click changes only what is around it.
     """
 
     shape: tuple[int, int, int]
     box: Box3
     logits: Tensor
     view: View | None = None
+    given: bool = False
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -52,6 +56,19 @@ class Segment:
 def empty_segment(shape: tuple[int, int, int]) -> Segment:
     """A segment with nothing in it."""
     return Segment(shape, (slice(0, 0), slice(0, 0), slice(0, 0)), torch.zeros(0, 0, 0))
+
+
+def given_segment(mask: Cropped) -> Segment:
+    """A mask of the user's as a segment, with a margin in which it is known to end."""
+    k, j, i = (
+        slice(max(0, s.start - 1), min(n, s.stop + 1)) for s, n in zip(mask.box, mask.shape, strict=True)
+    )
+    if mask.array.size == 0:
+        return replace(empty_segment(mask.shape), given=True)
+    logits = torch.full((k.stop - k.start, j.stop - j.start, i.stop - i.start), -GIVEN)
+    at = tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(mask.box, (k, j, i)))
+    logits[at][torch.from_numpy(np.ascontiguousarray(mask.array))] = GIVEN
+    return Segment(mask.shape, (k, j, i), logits, given=True)
 
 
 def paint_in_order(segments: Iterable[Segment], shape: tuple[int, int, int]) -> LabelArray:

@@ -24,15 +24,15 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 
 # A module imports from the lines above its own, and from the left in its own line.
 LAYERS = """
-    atomic geometry memory labels plain_pickle prompts
+    atomic cropped geometry memory labels plain_pickle prompts
     nifti intensity npz volume_io metrics simulation roi
     checkpoint download model_store prompt_maps network
     layers decoder engine
     segment reference adaptive
     predictor
     picture challenge case_source case_segmenter pace sharding batch
-    peers container report evaluation demo
-    console prompt_arguments engine_options weights_command cases_command predict_command evaluate_command
+    peers container report evaluation demo service
+    console prompt_arguments engine_options weights_command cases_command predict_command evaluate_command serve_command
     cli
 """
 

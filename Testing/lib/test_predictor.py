@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from GSMedSegLib import predictor as module
 from GSMedSegLib.checkpoint import write_safetensors
-from GSMedSegLib.predictor import STRATEGIES, Predictor, load_engine
+from GSMedSegLib.predictor import REMEMBERED_BYTES, STRATEGIES, Predictor, load_engine
 from GSMedSegLib.prompts import Box, ClickLedger
 
 SHAPE = (20, 36, 28)
@@ -36,8 +35,8 @@ def strategy(request):
 def make_predictor(make_engine, blobs, strategy):
     """Predictors with an image set, all alike; a network with the additions, which take the previous mask."""
 
-    def make(shape=SHAPE, matrix=None, ledger=None, **engine):
-        predictor = Predictor(make_engine(additions=True, **engine), strategy, roi=16)
+    def make(shape=SHAPE, matrix=None, ledger=None, remembered_bytes=REMEMBERED_BYTES, **engine):
+        predictor = Predictor(make_engine(additions=True, **engine), strategy, 16, remembered_bytes)
         predictor.set_image(blobs(*shape), matrix, ledger)
         return predictor
 
@@ -91,11 +90,10 @@ def test_undo_and_redo_give_the_same_bits(make_predictor):
 
 
 @pytest.mark.parametrize("cache_gb", [2.0, 0.0], ids=["cached", "nothing cached"])
-def test_undo_and_redo_without_memory(make_predictor, monkeypatch, cache_gb):
+def test_undo_and_redo_without_memory(make_predictor, cache_gb):
     """Earlier masks and embeddings forgotten: computed again, bit for bit."""
     segments = click_through(make_predictor())
-    monkeypatch.setattr(module, "REMEMBERED_BYTES", 0)
-    predictor = make_predictor(cache_gb=cache_gb)
+    predictor = make_predictor(cache_gb=cache_gb, remembered_bytes=0)
     for segment, expected in zip(click_through(predictor), segments):
         assert_same_bits(segment, expected)
     assert len(predictor._known) == 1

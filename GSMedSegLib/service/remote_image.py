@@ -1,0 +1,148 @@
+"""An image that an engine elsewhere segments: sent once, and sent again when the engine was lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numpy.typing import ArrayLike, NDArray
+
+from GSMedSegLib.cropped import Cropped
+from GSMedSegLib.geometry import as_ijk_to_ras
+from GSMedSegLib.prompts import ObjectPrompts
+from GSMedSegLib.service.client import EngineClient
+from GSMedSegLib.service.engines import EngineSource
+from GSMedSegLib.service.errors import (
+    Cancelled,
+    EngineError,
+    EngineLost,
+    NoSession,
+    ShuttingDown,
+    Unreachable,
+)
+from GSMedSegLib.service.wire import ImageBytes
+
+Answer = TypeVar("Answer")
+
+ATTEMPTS = 3
+"""How often a click is tried on an engine that gets lost."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done ("engine", "image", "recovering" or "clicks"), and how many steps of how many."""
+
+
+class RemoteImage:
+    """One image and the engine that segments it. A mask needs the prompts alone, so nothing is lost with it.
+
+    One call at a time; `cancel` may come from another thread.
+
+    Args:
+        source: of engines.
+        image: (K, J, I) real numbers; must not change while it is in use.
+        ijk_to_ras: (4, 4), mm.
+
+    Raises:
+        ValueError: not such an image, or a bad matrix.
+    """
+
+    def __init__(self, source: EngineSource, image: NDArray[Any], ijk_to_ras: ArrayLike) -> None:
+        self._source = source
+        self._image = ImageBytes(image)
+        self._ijk_to_ras = as_ijk_to_ras(ijk_to_ras)
+        self._client: EngineClient | None = None
+        self._session: str | None = None
+        self._cancelled = threading.Event()
+
+    @property
+    def sent(self) -> bool:
+        """Whether the engine had the image when it last answered."""
+        return self._session is not None
+
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Send the image, as the first call of `segment` does otherwise.
+
+        Raises:
+            EngineError: see `EngineClient`.
+            InvalidRequest: the image cannot be segmented.
+        """
+        self._attempt(lambda client, session: None, progress or _silent)
+
+    def segment(self, prompts: ObjectPrompts, progress: Progress | None = None) -> Cropped:
+        """The mask of an object.
+
+        Args:
+            prompts: of the object.
+            progress: told how far it is.
+
+        Raises:
+            EngineError: of which `Cancelled` after `cancel`.
+            InvalidRequest: the image or the prompts cannot be used.
+        """
+        told = progress or _silent
+
+        def ask(client: EngineClient, session: str) -> Cropped:
+            return client.segment(
+                session, prompts, self._image.shape, lambda done, total: told("clicks", done, total)
+            )
+
+        return self._attempt(ask, told)
+
+    def cancel(self) -> None:
+        """End the call that is going on, if there is one; from any thread."""
+        self._cancelled.set()
+        client, session = self._client, self._session
+        if client is not None and session is not None:
+            try:
+                client.cancel(session)
+            except EngineError:
+                return  # no engine, nothing to end
+
+    def close(self) -> None:
+        """Let the engine forget the image."""
+        if self._client is not None and self._session is not None:
+            self._client.close_session(self._session)
+        self._session = None
+
+    def _attempt(self, ask: Callable[[EngineClient, str], Answer], told: Progress) -> Answer:
+        self._cancelled.clear()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._open(told)
+                assert self._client is not None
+                assert self._session is not None
+                return ask(self._client, self._session)
+            except NoSession:
+                self._session = None
+                last = attempt == ATTEMPTS
+            except (EngineLost, Unreachable, ShuttingDown):
+                self._session = None
+                self._source.lost()
+                last = attempt == ATTEMPTS
+                if last:
+                    raise
+            if last:
+                raise EngineError("the engine forgets its sessions at once; start it with more --idle-s")
+            self._check()
+            told("recovering", attempt, ATTEMPTS)
+        raise AssertionError("unreachable")
+
+    def _open(self, told: Progress) -> None:
+        if self._session is not None:
+            return
+        told("engine", 0, 1)
+        self._client = self._source.connect(self._check)
+
+        def report(done: int, total: int) -> None:
+            self._check()
+            told("image", done, total)
+
+        self._session = self._client.open(self._image, self._ijk_to_ras, report)
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("the click was cancelled; the mask before it stays")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Tells nobody."""

@@ -1,0 +1,188 @@
+"""Engines in processes of their own: started, lost, started again, and the image sent anew."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from GSMedSegLib.prompts import Click, ObjectPrompts
+from GSMedSegLib.service import errors
+from GSMedSegLib.service.engines import OwnEngine, ServerEngine
+from GSMedSegLib.service.remote_image import RemoteImage
+from Testing.service.conftest import TOKEN, Served, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ON_FIRST = ObjectPrompts((Click((8, 8, 8), True),))
+TWO = ObjectPrompts((Click((8, 8, 8), True), Click((12, 16, 20), False)))
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnEngine]:
+    """An engine of the bundled weights, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    engine = OwnEngine(arguments=["--device", "cpu", "--precision", "fp32"], environment=environment)
+    yield engine
+    engine.stop()
+
+
+def test_it_starts_answers_and_ends(own: OwnEngine):
+    client = own.connect()
+    assert client.about()["weights"] == "compact"
+    assert own.running
+    assert any("listening on" in line for line in own.log)
+    assert not any(TOKEN in line for line in own.log)
+    pid = own.pid
+    own.stop()
+    assert not own.running
+    assert own.pid is None
+    assert pid is not None
+
+
+def test_a_killed_engine_is_replaced_and_gives_the_same_mask(own: OwnEngine, image: np.ndarray):
+    """Killed between two clicks, and in the midst of one."""
+    remote = RemoteImage(own, image, np.eye(4))
+    before = remote.segment(TWO)
+    pid = own.pid
+    assert own._process is not None
+    own._process.kill()
+    told: list[str] = []
+    assert remote.segment(TWO, lambda what, *_: told.append(what)) == before
+    assert own.pid != pid
+    assert "recovering" in told
+    assert "image" in told
+
+    killed = threading.Event()
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "clicks" and not killed.is_set():
+            killed.set()
+            assert own._process is not None
+            own._process.kill()
+
+    fresh = RemoteImage(own, image, np.eye(4))
+    assert fresh.segment(TWO, kill) == before
+    assert killed.is_set()
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path):
+    """Whoever crashes leaves no engine behind."""
+    code = (
+        "import os, time\n"
+        "from GSMedSegLib.service.engines import OwnEngine\n"
+        "engine = OwnEngine(arguments=['--device', 'cpu', '--precision', 'fp32'])\n"
+        "engine.connect()\n"
+        "print(engine.pid, flush=True)\n"
+        "os._exit(1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    pid = int(answer.stdout)
+    wait_until(lambda: not _lives(pid))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    status = Path(f"/proc/{pid}/status")  # a zombie that nobody waits for has ended too
+    return not (status.exists() and "State:\tZ" in status.read_text())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill(pid, 0) ends the process on Windows")
+def test_the_check_for_life_works():
+    assert _lives(os.getpid())
+
+
+def test_an_engine_that_cannot_start_says_why():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    engine = OwnEngine(arguments=["--weights", "no-such-weights"], environment=environment)
+    with pytest.raises(errors.EngineError, match="no-such-weights"):
+        engine.connect()
+    assert not engine.running
+
+
+def test_a_program_that_is_not_there():
+    with pytest.raises(OSError, match="no-such-python"):
+        OwnEngine("no-such-python").connect()
+
+
+def test_waiting_for_an_engine_can_be_broken_off(own: OwnEngine):
+    own.stop()
+
+    def check() -> None:
+        raise errors.Cancelled("enough")
+
+    with pytest.raises(errors.Cancelled):
+        own.connect(check)
+    own.stop()
+
+
+def test_a_server_that_is_started_again_goes_on(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray, make_engine: Callable[..., Any]
+):
+    engine = make_engine({"roi": "16"}, additions=True)
+    with serve(engine) as served:
+        port = served.port
+        source = ServerEngine(served.url, TOKEN)
+        remote = RemoteImage(source, image, np.eye(4))
+        before = remote.segment(ON_FIRST)
+
+    def later() -> None:
+        time.sleep(0.5)
+        with serve(engine, port=port):
+            finished.wait(60)
+
+    finished = threading.Event()
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert remote.segment(ON_FIRST) == before
+    finished.set()
+    thread.join(60)
+
+
+def test_a_server_that_does_not_come_back(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    with serve() as served:
+        remote = RemoteImage(ServerEngine(served.url, TOKEN, retry_s=0.2), image, np.eye(4))
+        remote.prepare()
+        assert remote.sent
+    with pytest.raises((errors.Unreachable, errors.EngineLost)):
+        remote.segment(ON_FIRST)
+    assert not remote.sent
+
+
+def test_an_expired_session_is_opened_again(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    with serve(idle_s=0.2) as served:
+        remote = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
+        before = remote.segment(ON_FIRST)
+        time.sleep(0.6)
+        assert remote.segment(ON_FIRST) == before
+        remote.close()
+        assert not remote.sent
+
+
+def test_cancel_while_nothing_goes_on_does_nothing(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    with serve() as served:
+        remote = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
+        remote.cancel()
+        assert remote.segment(ON_FIRST).shape == image.shape
+        remote.cancel()
+        assert remote.segment(ON_FIRST).shape == image.shape
