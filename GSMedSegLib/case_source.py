@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from GSMedSegLib.geometry import grid_distance_mm
+from GSMedSegLib.intensity import to_grey
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case, read_case, read_labels
 from GSMedSegLib.prompts import Box
@@ -25,9 +26,6 @@ SMALLEST_OBJECT = 100
 
 CLASS_NAMES = "classes.json"
 """Beside challenge files: {case: [name of each class]}."""
-
-USUAL_PERCENTILES = (0.5, 99.5)
-"""Of the voxels, to 0 and 255, where no window is given."""
 
 BOX_SHIFTS = 6
 """A box is enlarged by 0 to 5 parts in 256 of the image's side. Source: the challenge's get_boxes.py."""
@@ -95,7 +93,7 @@ class Reading:
 
     Attributes:
         objects: take at most so many labels of a case, see `choose_labels`; None for all.
-        window: grey values that become 0 and 255; None for `USUAL_PERCENTILES`. Challenge files have their
+        window: grey values that become 0 and 255; None for `GREY_PERCENTILES`. Challenge files have their
             grey values already.
     """
 
@@ -321,7 +319,7 @@ def _load_pair(name: str, pair: tuple[Path, Path], names: dict[str, str], readin
     image, labels = read_volume(pair[0]), read_labelmap(pair[1])
     _check_same_grid(image, labels, pair)
     truth, kept = _kept(labels.array, reading)
-    case = Case(name, _to_uint8(image.array, reading.window, pair[0]), image.spacing_kji_mm, truth)
+    case = Case(name, _grey(image.array, reading.window, pair[0]), image.spacing_kji_mm, truth)
     return LabelledCase(case, tuple(str(names.get(str(n), n)) for n in kept))
 
 
@@ -331,16 +329,6 @@ def _kept(labels: LabelArray, reading: Reading) -> tuple[LabelArray, list[int]]:
         return labels, [int(value) for value in np.unique(labels) if value]
     kept = sorted(choose_labels(labels, reading.objects))
     return np.where(np.isin(labels, kept), labels, 0), kept
-
-
-def _to_uint8(image: NDArray[Any], window: tuple[float, float] | None, path: Path) -> NDArray[np.uint8]:
-    low, high = window or tuple(np.percentile(image, USUAL_PERCENTILES))
-    if not low < high:
-        low, high = image.min(), image.max()  # all but a few voxels are the same
-    if not low < high:
-        raise ValueError(f"{path}: the image is constant, there is nothing to see in it")
-    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
 def _check_same_grid(image: Volume, labels: Volume, pair: tuple[Path, Path]) -> None:
@@ -371,3 +359,10 @@ def _stem(path: Path) -> str:
     """A volume's file name without its suffix; empty for other and hidden files."""
     suffix = next((s for s in sorted(READ_SUFFIXES, key=len, reverse=True) if path.name.endswith(s)), "")
     return path.name.removesuffix(suffix) if suffix and not path.name.startswith(".") else ""
+
+
+def _grey(image: NDArray[Any], window: tuple[float, float] | None, path: Path) -> NDArray[np.uint8]:
+    try:
+        return to_grey(image, window)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

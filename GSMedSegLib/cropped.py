@@ -48,15 +48,16 @@ class Cropped:
         return whole
 
     @cached_property
-    def _digest(self) -> bytes:
+    def digest(self) -> bytes:
+        """SHA-256 of place and content."""
         where = f"{self.shape} {self.start_kji} {self.array.shape} {self.array.dtype.str}".encode()
         return hashlib.sha256(where + _raw(self.array)).digest()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Cropped) and self._digest == other._digest
+        return isinstance(other, Cropped) and self.digest == other.digest
 
     def __hash__(self) -> int:
-        return hash(self._digest)
+        return hash(self.digest)
 
 
 def crop(array: NDArray[Any], shape: Voxel | None = None, start_kji: Voxel = (0, 0, 0)) -> Cropped:

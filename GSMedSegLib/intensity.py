@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+GREY_PERCENTILES = (0.5, 99.5)
+"""Of the voxels, to 0 and 255, where no window is given."""
+
 _CHUNK_VOXELS = 1 << 20
 """Voxels counted at a time: the 64-bit indices that counting needs then stay in cache."""
 
@@ -74,6 +77,25 @@ def scale(image: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float3
     scaled /= low_high[1] - low_high[0]
     np.clip(scaled, 0, 1, out=scaled)
     return scaled.astype(np.float32, copy=False)
+
+
+def to_grey(image: NDArray[Any], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """Grey values of 8 bits, as the challenge's cases have them.
+
+    Args:
+        image: any shape, real numbers.
+        window: what becomes 0 and 255; None for `GREY_PERCENTILES`.
+
+    Raises:
+        ValueError: a constant image.
+    """
+    low, high = window or tuple(np.percentile(image, GREY_PERCENTILES))
+    if not low < high:
+        low, high = image.min(), image.max()  # all but a few voxels are the same
+    if not low < high:
+        raise ValueError("the image is constant, there is nothing to see in it")
+    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
 def _percentiles_by_counting(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +291,23 @@ class ClickLedger:
                 "the clicks were made on an image with another position, spacing or orientation; "
                 "give the image they were made on"
             )
+
+    def renamed(self, names: Mapping[str, str]) -> ClickLedger:
+        """A copy with other names of the objects; what had been undone is left out.
+
+        Args:
+            names: new names by the old ones; who is not in it keeps its name.
+
+        Raises:
+            ValueError: two objects would have one name, or an empty one.
+        """
+        other = ClickLedger(self._shape, self._ijk_to_ras)
+        for name in self._objects:
+            other.add_object(names.get(name, name))
+        for step in self._done:
+            old = step.object_name
+            other._done.append(step if old is None else replace(step, object_name=names.get(old, old)))
+        return other
 
     def to_json(self) -> str:
         """The ledger as JSON, one event a line. What has been undone is left out."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from GSMedSegLib.cropped import Box3, Cropped
 from GSMedSegLib.labels import LabelArray, as_labels
+from GSMedSegLib.prompts import Click
 from GSMedSegLib.roi import View
 
 OUTSIDE = -10.0
@@ -69,6 +71,30 @@ def given_segment(mask: Cropped) -> Segment:
     at = tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(mask.box, (k, j, i)))
     logits[at][torch.from_numpy(np.ascontiguousarray(mask.array))] = GIVEN
     return Segment(mask.shape, (k, j, i), logits, given=True)
+
+
+def smoothed(
+    segment: Segment, radius_mm: float, spacing_kji_mm: tuple[float, float, float], clicks: Sequence[Click]
+) -> Segment:
+    """A segment whose border is smoother; what was clicked stays what the clicks say.
+
+    Args:
+        segment: what is known of the object.
+        radius_mm: standard deviation of the Gaussian that the logits are smoothed with; 0 changes nothing.
+        spacing_kji_mm: of the image.
+        clicks: on the object.
+    """
+    if radius_mm <= 0 or segment.logits.numel() == 0:
+        return segment
+    # Logits far from the border would shift it: they count as far as they can be doubted.
+    bounded = torch.nan_to_num(segment.logits, nan=-GIVEN).clamp(-GIVEN, GIVEN).numpy()
+    sigma = radius_mm / np.asarray(spacing_kji_mm)
+    logits = torch.from_numpy(ndimage.gaussian_filter(bounded, sigma, mode="nearest", truncate=3.0))
+    for click in clicks:
+        at = tuple(x - s.start for x, s in zip(click.kji, segment.box))
+        if all(0 <= x < n for x, n in zip(at, logits.shape)):
+            logits[at] = segment.logits[at]
+    return replace(segment, logits=logits)
 
 
 def paint_in_order(segments: Iterable[Segment], shape: tuple[int, int, int]) -> LabelArray:

@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 from numpy.typing import ArrayLike
 
 from GSMedSegLib import __version__
-from GSMedSegLib.cropped import Cropped, Voxel, unpack
+from GSMedSegLib.cropped import Voxel
 from GSMedSegLib.geometry import as_ijk_to_ras
-from GSMedSegLib.prompts import ObjectPrompts
 from GSMedSegLib.service.errors import (
     EngineError,
     EngineLost,
@@ -36,8 +35,11 @@ from GSMedSegLib.service.wire import (
     DEFAULT_PORT,
     PROTOCOL,
     PROTOCOL_HEADER,
+    Answer,
     ImageBytes,
-    prompts_to_json,
+    Question,
+    answer_from_event,
+    question_to_json,
     read_events,
 )
 
@@ -187,14 +189,12 @@ class EngineClient:
             raise
         return session
 
-    def segment(
-        self, session: str, prompts: ObjectPrompts, shape: Voxel, report: Report | None = None
-    ) -> Cropped:
+    def segment(self, session: str, question: Question, shape: Voxel, report: Report | None = None) -> Answer:
         """The mask of an object.
 
         Args:
             session: from `open`.
-            prompts: of the object.
+            question: what is asked.
             shape: (K, J, I) of the image.
             report: told how many clicks are done.
 
@@ -203,14 +203,14 @@ class EngineClient:
             InvalidRequest: prompts outside the image.
         """
         for header, payload in self._events(
-            "POST", f"/v1/sessions/{session}/segment", prompts_to_json(prompts)
+            "POST", f"/v1/sessions/{session}/segment", question_to_json(question)
         ):
             kind = header.get("event")
             if kind == "progress" and report is not None:
                 report(int(header["done"]), int(header["total"]))
-            elif kind == "mask":
+            elif kind == "answer":
                 try:
-                    return unpack(header, payload, shape)
+                    return answer_from_event(header, payload, shape)
                 except ValueError as error:
                     raise EngineLost(f"the engine's answer is damaged: {error}") from error
         raise EngineLost("the engine ended before it had an answer")

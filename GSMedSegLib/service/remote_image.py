@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike, NDArray
 
-from GSMedSegLib.cropped import Cropped
 from GSMedSegLib.geometry import as_ijk_to_ras
-from GSMedSegLib.prompts import ObjectPrompts
 from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.engines import EngineSource
 from GSMedSegLib.service.errors import (
@@ -21,9 +19,9 @@ from GSMedSegLib.service.errors import (
     ShuttingDown,
     Unreachable,
 )
-from GSMedSegLib.service.wire import ImageBytes
+from GSMedSegLib.service.wire import Answer, ImageBytes, Question
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """How often a click is tried on an engine that gets lost."""
@@ -68,11 +66,11 @@ class RemoteImage:
         """
         self._attempt(lambda client, session: None, progress or _silent)
 
-    def segment(self, prompts: ObjectPrompts, progress: Progress | None = None) -> Cropped:
+    def segment(self, question: Question, progress: Progress | None = None) -> Answer:
         """The mask of an object.
 
         Args:
-            prompts: of the object.
+            question: what is asked.
             progress: told how far it is.
 
         Raises:
@@ -81,9 +79,9 @@ class RemoteImage:
         """
         told = progress or _silent
 
-        def ask(client: EngineClient, session: str) -> Cropped:
+        def ask(client: EngineClient, session: str) -> Answer:
             return client.segment(
-                session, prompts, self._image.shape, lambda done, total: told("clicks", done, total)
+                session, question, self._image.shape, lambda done, total: told("clicks", done, total)
             )
 
         return self._attempt(ask, told)
@@ -104,7 +102,7 @@ class RemoteImage:
             self._client.close_session(self._session)
         self._session = None
 
-    def _attempt(self, ask: Callable[[EngineClient, str], Answer], told: Progress) -> Answer:
+    def _attempt(self, ask: Callable[[EngineClient, str], Result], told: Progress) -> Result:
         self._cancelled.clear()
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pydantic import BaseModel, ConfigDict, Field
 
 from GSMedSegLib import __version__
-from GSMedSegLib.cropped import Voxel, pack
+from GSMedSegLib.cropped import Voxel
 from GSMedSegLib.engine import Engine
 from GSMedSegLib.geometry import as_ijk_to_ras
 from GSMedSegLib.service.errors import (
@@ -38,8 +38,9 @@ from GSMedSegLib.service.wire import (
     DTYPES,
     HEARTBEAT_S,
     PROTOCOL,
+    answer_to_event,
     event,
-    prompts_from_json,
+    question_from_json,
 )
 from GSMedSegLib.service.worker import Job, Report, Worker
 
@@ -63,14 +64,16 @@ class NewSession(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of all bytes of the image in C order")
 
 
-class Prompts(BaseModel):
-    """What was said of one object."""
+class NewQuestion(BaseModel):
+    """What was said of one object, and what is asked."""
 
     model_config = ConfigDict(extra="forbid")
 
     clicks: list[Any] = Field(default=[], description="[k, j, i, positive], oldest first")
     box: dict[str, Any] | None = Field(default=None, description="min_kji, max_kji, mid_k")
     mask: dict[str, Any] | None = Field(default=None, description="to start from: a cropped, packed mask")
+    smoothing_mm: float = Field(default=0.0, description="of the border, a standard deviation")
+    hint: bool = Field(default=False, description="whether to say where a next click would help")
 
 
 class Service:
@@ -283,15 +286,14 @@ def _add_requests(app: FastAPI, service: Service) -> None:
         return StreamingResponse(_events(service, opened, service.start(opened, run)), media_type=_EVENTS)
 
     @app.post("/v1/sessions/{session}/segment", summary="The mask of an object")
-    async def segment(session: str, prompts: Prompts) -> StreamingResponse:
+    async def segment(session: str, question: NewQuestion) -> StreamingResponse:
         opened = sessions.get(session)
         if not opened.ready:
             raise WrongState("the image is not ready for clicks; send all of it first")
-        said = prompts_from_json(prompts.model_dump(), opened.shape)
+        asked = question_from_json(question.model_dump(), opened.shape)
 
         def run(report: Report) -> tuple[dict[str, Any], bytes]:
-            header, data = pack(opened.segment(said, report))
-            return {"event": "mask", **header}, data
+            return answer_to_event(opened.segment(asked, report))
 
         return StreamingResponse(_events(service, opened, service.start(opened, run)), media_type=_EVENTS)
 

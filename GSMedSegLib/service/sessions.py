@@ -9,13 +9,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from math import prod
 
-from GSMedSegLib.cropped import Cropped, Voxel, crop
+from GSMedSegLib.cropped import Voxel, crop
 from GSMedSegLib.engine import Engine
-from GSMedSegLib.geometry import FloatArray
+from GSMedSegLib.geometry import FloatArray, spacing_kji_mm
+from GSMedSegLib.hint import next_click
 from GSMedSegLib.predictor import Predictor
-from GSMedSegLib.prompts import ObjectPrompts
+from GSMedSegLib.segment import smoothed
 from GSMedSegLib.service.errors import EngineBusy, NoSession, TooLarge, WrongState
-from GSMedSegLib.service.wire import ImageBuffer, image_bytes
+from GSMedSegLib.service.wire import Answer, ImageBuffer, Question, image_bytes
 from GSMedSegLib.service.worker import Report
 
 PYRAMID_BYTES = 4.6
@@ -87,7 +88,7 @@ class Session:
         self._predictor = predictor
         self.nbytes -= self._sent_bytes
 
-    def segment(self, prompts: ObjectPrompts, report: Report) -> Cropped:
+    def segment(self, question: Question, report: Report) -> Answer:
         """The mask of an object; run by the worker.
 
         Raises:
@@ -96,13 +97,17 @@ class Session:
         if self._predictor is None:
             raise WrongState("the image is not complete; send all of it first")
         try:
-            segment = self._predictor.segment_from(prompts, report)
+            segment = self._predictor.segment_from(question.prompts, report)
         except RuntimeError as error:
             if type(error) is RuntimeError and "foreground" in str(error):
                 raise WrongState(str(error)) from error
             raise
+        clicks, spacing = question.prompts.clicks, spacing_kji_mm(self._ijk_to_ras)
+        hint = next_click(segment, clicks, spacing) if question.hint else None
+        segment = smoothed(segment, question.smoothing_mm, spacing, clicks)
         k, j, i = (s.start for s in segment.box)
-        return crop((segment.logits > 0).numpy(), self.shape, (k, j, i))
+        mask = crop((segment.logits > 0).numpy(), self.shape, (k, j, i))
+        return Answer(mask) if hint is None else Answer(mask, hint.kji, hint.positive)
 
 
 class Sessions:

@@ -12,12 +12,13 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from GSMedSegLib.cropped import Voxel, from_text, inflate, to_text
+from GSMedSegLib.cropped import Cropped, Voxel, from_text, inflate, pack, to_text, unpack
 from GSMedSegLib.prompts import Box, Click, ObjectPrompts
 
 PROTOCOL = 1
@@ -42,6 +43,8 @@ LONGEST_EVENT = 2**16
 
 MOST_CLICKS = 10_000
 """Clicks on one object that an engine takes."""
+
+MOST_SMOOTHING_MM = 100.0
 
 _LEVEL = 1
 
@@ -156,9 +159,61 @@ def image_bytes(shape: Voxel, dtype: str) -> int:
     return math.prod(shape) * int(dtype[1:])
 
 
-def prompts_to_json(prompts: ObjectPrompts) -> dict[str, Any]:
-    """The prompts of one object."""
+@dataclass(frozen=True)
+class Question:
+    """What a client asks of an object.
+
+    Attributes:
+        prompts: all that was said of it.
+        smoothing_mm: how much its border is to be smoothed, a standard deviation.
+        hint: whether to say where a next click would help.
+    """
+
+    prompts: ObjectPrompts
+    smoothing_mm: float = 0.0
+    hint: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine answers.
+
+    Attributes:
+        mask: of the object.
+        hint_kji: where a next click would help, or None.
+        hint_positive: whether it would be a foreground click, if the mask is wrong there.
+    """
+
+    mask: Cropped
+    hint_kji: Voxel | None = None
+    hint_positive: bool = False
+
+
+def answer_to_event(answer: Answer) -> tuple[dict[str, Any], bytes]:
+    """An answer's header and payload."""
+    header, data = pack(answer.mask)
+    hint = None if answer.hint_kji is None else [*answer.hint_kji, answer.hint_positive]
+    return {"event": "answer", **header, "hint": hint}, data
+
+
+def answer_from_event(header: Mapping[str, Any], payload: bytes, shape: Voxel) -> Answer:
+    """What `answer_to_event` made.
+
+    Raises:
+        ValueError: something else.
+    """
+    mask = unpack(dict(header), payload, shape)
+    if header.get("hint") is None:
+        return Answer(mask)
+    click = _click(header["hint"])
+    return Answer(mask, click.kji, click.positive)
+
+
+def question_to_json(question: Question) -> dict[str, Any]:
+    """A question."""
+    prompts = question.prompts
     entry: dict[str, Any] = {"clicks": [[*click.kji, click.positive] for click in prompts.clicks]}
+    entry |= {"smoothing_mm": question.smoothing_mm, "hint": question.hint}
     if prompts.box is not None:
         box = prompts.box
         entry["box"] = {"min_kji": box.min_kji, "max_kji": box.max_kji, "mid_k": box.mid_k}
@@ -167,8 +222,8 @@ def prompts_to_json(prompts: ObjectPrompts) -> dict[str, Any]:
     return entry
 
 
-def prompts_from_json(entry: Any, shape: Voxel) -> ObjectPrompts:
-    """What `prompts_to_json` made.
+def question_from_json(entry: Any, shape: Voxel) -> Question:
+    """What `question_to_json` made.
 
     Args:
         entry: from JSON, of an unknown sender.
@@ -181,9 +236,16 @@ def prompts_from_json(entry: Any, shape: Voxel) -> ObjectPrompts:
         raise ValueError(
             'prompts have "clicks", a list of [k, j, i, positive], and may have "box" and "mask"'
         )
-    unknown = set(entry) - {"clicks", "box", "mask"}
+    unknown = set(entry) - {"clicks", "box", "mask", "smoothing_mm", "hint"}
     if unknown:
-        raise ValueError(f'prompts have "clicks", "box" and "mask"; got {sorted(unknown)}')
+        raise ValueError(f"a question has clicks, box, mask, smoothing_mm and hint; got {sorted(unknown)}")
+    smoothing_mm, hint = entry.get("smoothing_mm", 0.0), entry.get("hint", False)
+    if type(smoothing_mm) not in (int, float) or not 0 <= smoothing_mm <= MOST_SMOOTHING_MM:
+        raise ValueError(
+            f"smoothing_mm is a number from 0 to {MOST_SMOOTHING_MM:g}, got {smoothing_mm!r:.40}"
+        )
+    if type(hint) is not bool:
+        raise ValueError(f"hint is true or false, got {hint!r:.40}")
     clicks = entry.get("clicks", [])
     if len(clicks) > MOST_CLICKS:
         raise ValueError(f"an object has at most {MOST_CLICKS} clicks, got {len(clicks)}")
@@ -196,7 +258,7 @@ def prompts_from_json(entry: Any, shape: Voxel) -> ObjectPrompts:
     if prompts.mask is not None and prompts.mask.array.dtype != np.bool_:
         raise ValueError("a mask to start from has one bit a voxel")
     prompts.check_image(shape)
-    return prompts
+    return Question(prompts, float(smoothing_mm), hint)
 
 
 def _click(values: Any) -> Click:

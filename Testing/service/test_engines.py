@@ -19,6 +19,7 @@ from GSMedSegLib.prompts import Click, ObjectPrompts
 from GSMedSegLib.service import errors
 from GSMedSegLib.service.engines import OwnEngine, ServerEngine
 from GSMedSegLib.service.remote_image import RemoteImage
+from GSMedSegLib.service.wire import Question
 from Testing.service.conftest import TOKEN, Served, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,12 +52,12 @@ def test_it_starts_answers_and_ends(own: OwnEngine):
 def test_a_killed_engine_is_replaced_and_gives_the_same_mask(own: OwnEngine, image: np.ndarray):
     """Killed between two clicks, and in the midst of one."""
     remote = RemoteImage(own, image, np.eye(4))
-    before = remote.segment(TWO)
+    before = remote.segment(Question(TWO))
     pid = own.pid
     assert own._process is not None
     own._process.kill()
     told: list[str] = []
-    assert remote.segment(TWO, lambda what, *_: told.append(what)) == before
+    assert remote.segment(Question(TWO), lambda what, *_: told.append(what)) == before
     assert own.pid != pid
     assert "recovering" in told
     assert "image" in told
@@ -70,7 +71,7 @@ def test_a_killed_engine_is_replaced_and_gives_the_same_mask(own: OwnEngine, ima
             own._process.kill()
 
     fresh = RemoteImage(own, image, np.eye(4))
-    assert fresh.segment(TWO, kill) == before
+    assert fresh.segment(Question(TWO), kill) == before
     assert killed.is_set()
 
 
@@ -138,7 +139,7 @@ def test_a_server_that_is_started_again_goes_on(
         port = served.port
         source = ServerEngine(served.url, TOKEN)
         remote = RemoteImage(source, image, np.eye(4))
-        before = remote.segment(ON_FIRST)
+        before = remote.segment(Question(ON_FIRST))
 
     def later() -> None:
         time.sleep(0.5)
@@ -148,7 +149,7 @@ def test_a_server_that_is_started_again_goes_on(
     finished = threading.Event()
     thread = threading.Thread(target=later)
     thread.start()
-    assert remote.segment(ON_FIRST) == before
+    assert remote.segment(Question(ON_FIRST)) == before
     finished.set()
     thread.join(60)
 
@@ -161,7 +162,7 @@ def test_a_server_that_does_not_come_back(
         remote.prepare()
         assert remote.sent
     with pytest.raises((errors.Unreachable, errors.EngineLost)):
-        remote.segment(ON_FIRST)
+        remote.segment(Question(ON_FIRST))
     assert not remote.sent
 
 
@@ -170,9 +171,9 @@ def test_an_expired_session_is_opened_again(
 ):
     with serve(idle_s=0.2) as served:
         remote = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
-        before = remote.segment(ON_FIRST)
+        before = remote.segment(Question(ON_FIRST))
         time.sleep(0.6)
-        assert remote.segment(ON_FIRST) == before
+        assert remote.segment(Question(ON_FIRST)) == before
         remote.close()
         assert not remote.sent
 
@@ -183,6 +184,6 @@ def test_cancel_while_nothing_goes_on_does_nothing(
     with serve() as served:
         remote = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
         remote.cancel()
-        assert remote.segment(ON_FIRST).shape == image.shape
+        assert remote.segment(Question(ON_FIRST)).mask.shape == image.shape
         remote.cancel()
-        assert remote.segment(ON_FIRST).shape == image.shape
+        assert remote.segment(Question(ON_FIRST)).mask.shape == image.shape

@@ -18,7 +18,7 @@ from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompts import Click, ObjectPrompts
 from GSMedSegLib.service.engines import ServerEngine
 from GSMedSegLib.service.remote_image import RemoteImage
-from GSMedSegLib.service.wire import ImageBytes
+from GSMedSegLib.service.wire import ImageBytes, Question
 from Testing.service.conftest import TOKEN, Served
 
 Serve = Callable[..., AbstractContextManager[Served]]
@@ -68,7 +68,7 @@ def test_eight_clients_with_fifty_clicks_each(serve: Serve, make_engine: Callabl
         try:
             remote = RemoteImage(source, images[seed], np.eye(4))
             for number, prompts in enumerate(session_of(seed, images[seed])):
-                mask = remote.segment(prompts).whole()
+                mask = remote.segment(Question(prompts)).mask.whole()
                 if not np.array_equal(mask, wanted[seed][number]):
                     wrong.append(f"client {seed}, click {number}")
         except Exception as error:  # noqa: BLE001 - a thread's error would be lost
@@ -97,7 +97,7 @@ def test_a_long_session_does_not_grow(serve: Serve, make_engine: Callable[..., A
         def work(times: int) -> int:
             for number in range(times):
                 remote = RemoteImage(source, image + number, np.eye(4))
-                remote.segment(ObjectPrompts((Click((8, 8, 8), True),)))
+                remote.segment(Question(ObjectPrompts((Click((8, 8, 8), True),))))
                 remote.close()
             gc.collect()
             return process.memory_info().rss
@@ -150,7 +150,7 @@ def test_a_slow_line(serve: Serve, image: np.ndarray):
         direct = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
         prompts = ObjectPrompts((Click((8, 8, 8), True),))
         slow = RemoteImage(ServerEngine(SlowLine(served.port, 2**16).url, TOKEN), image, np.eye(4))
-        assert slow.segment(prompts) == direct.segment(prompts)
+        assert slow.segment(Question(prompts)) == direct.segment(Question(prompts))
 
 
 @pytest.mark.parametrize("after", [0, 500, 5_000, 29_000])
@@ -158,9 +158,9 @@ def test_a_line_that_breaks(serve: Serve, image: np.ndarray, after: int):
     """Before, within and after the image: it is sent again, and the mask is the same."""
     with serve() as served:
         prompts = ObjectPrompts((Click((8, 8, 8), True),))
-        wanted = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4)).segment(prompts)
+        wanted = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4)).segment(Question(prompts))
         source = ServerEngine(SlowLine(served.port, 2**24, after).url, TOKEN, retry_s=5)
         if after < 500:
             source._lost = True  # as after an engine that was known: it is waited for
-        assert RemoteImage(source, image, np.eye(4)).segment(prompts) == wanted
+        assert RemoteImage(source, image, np.eye(4)).segment(Question(prompts)) == wanted
     assert ImageBytes(image).chunks == 1

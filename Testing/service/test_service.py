@@ -20,7 +20,7 @@ from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompts import Box, Click, ObjectPrompts
 from GSMedSegLib.service import errors, server
 from GSMedSegLib.service.client import EngineClient, parse_address
-from GSMedSegLib.service.wire import PROTOCOL_HEADER, ImageBytes
+from GSMedSegLib.service.wire import PROTOCOL_HEADER, ImageBytes, Question
 from Testing.service.conftest import TOKEN, Served, wait_until
 
 Serve = Callable[..., AbstractContextManager[Served]]
@@ -67,13 +67,13 @@ def test_the_mask_is_the_engines_own(serve: Serve, image: np.ndarray, prompts: O
         progress: list[tuple[int, int]] = []
         sent: list[tuple[int, int]] = []
         session = client.open(ImageBytes(image), MATRIX, lambda *n: sent.append(n))
-        mask = client.segment(session, prompts, image.shape, lambda *n: progress.append(n))
+        mask = client.segment(session, Question(prompts), image.shape, lambda *n: progress.append(n)).mask
         assert sent == [(1, 1)]
         assert progress[-1] == (len(prompts.clicks) or 1,) * 2
         assert np.array_equal(mask.whole(), expected(served, image, prompts))
         client.close_session(session)
         with pytest.raises(errors.NoSession):
-            client.segment(session, prompts, image.shape)
+            client.segment(session, Question(prompts), image.shape)
 
 
 def test_what_the_engine_says_of_itself(serve: Serve):
@@ -100,11 +100,11 @@ def test_the_metrics_count(serve: Serve, image: np.ndarray):
     with serve() as served:
         client = served.client()
         session = client.open(ImageBytes(image), MATRIX)
-        client.segment(session, ON_FIRST, image.shape)
+        client.segment(session, Question(ON_FIRST), image.shape)
         with pytest.raises(errors.WrongState):
-            client.segment(session, ObjectPrompts(), image.shape)
+            client.segment(session, Question(ObjectPrompts()), image.shape)
         with pytest.raises(errors.InvalidRequest):
-            client.segment(session, ObjectPrompts((Click((99, 0, 0), True),)), image.shape)
+            client.segment(session, Question(ObjectPrompts((Click((99, 0, 0), True),))), image.shape)
         wait_until(lambda: b'end="wrong_state"' in request(served, "GET", "/metrics")[2])
         metrics = request(served, "GET", "/metrics")[2].decode()
         assert 'gsmedseg_jobs_total{end="answered"} 2.0' in metrics  # the image, and the click
@@ -119,8 +119,8 @@ def test_a_session_survives_wrong_requests(serve: Serve, image: np.ndarray):
         session = client.open(ImageBytes(image), MATRIX)
         for prompts in (ObjectPrompts(), ObjectPrompts((Click((0, 0, 99), True),))):
             with pytest.raises((errors.WrongState, errors.InvalidRequest)):
-                client.segment(session, prompts, image.shape)
-        assert client.segment(session, ON_FIRST, image.shape).shape == image.shape
+                client.segment(session, Question(prompts), image.shape)
+        assert client.segment(session, Question(ON_FIRST), image.shape).mask.shape == image.shape
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_idle_session_expires_and_says_so(serve: Serve, image: np.ndarray):
         session = client.open(ImageBytes(image), MATRIX)
         time.sleep(0.5)
         with pytest.raises(errors.NoSession, match="expired"):
-            client.segment(session, ON_FIRST, image.shape)
+            client.segment(session, Question(ON_FIRST), image.shape)
 
 
 def test_an_oversized_request_is_cut_short(serve: Serve):
@@ -267,7 +267,7 @@ def test_fuzzed_requests_never_fail_within(serve: Serve, image: np.ndarray, capl
             status, headers, _ = request(served, verb, paths[rng.integers(len(paths))], body)
             assert status < 500, (verb, body)
             assert PROTOCOL_HEADER.lower() in {name.lower() for name in headers}
-        mask = client.segment(session, ON_FIRST, image.shape).whole()
+        mask = client.segment(session, Question(ON_FIRST), image.shape).mask.whole()
         assert np.array_equal(mask, expected(served, image, ON_FIRST))
 
 
@@ -294,7 +294,7 @@ def test_a_click_is_cancelled(serve: Serve, image: np.ndarray):
 
         def click() -> None:
             try:
-                client.segment(session, ON_FIRST, image.shape)
+                client.segment(session, Question(ON_FIRST), image.shape)
             except errors.EngineError as error:
                 caught.append(error)
 
@@ -306,7 +306,8 @@ def test_a_click_is_cancelled(serve: Serve, image: np.ndarray):
         assert isinstance(caught[0], errors.Cancelled)
         slow.go.set()
         assert np.array_equal(
-            client.segment(session, ON_FIRST, image.shape).whole(), expected(served, image, ON_FIRST)
+            client.segment(session, Question(ON_FIRST), image.shape).mask.whole(),
+            expected(served, image, ON_FIRST),
         )
 
 
@@ -319,7 +320,7 @@ def test_a_newer_click_takes_the_place_of_the_one_before(serve: Serve, image: np
 
         def click() -> None:
             try:
-                client.segment(session, ON_FIRST, image.shape)
+                client.segment(session, Question(ON_FIRST), image.shape)
             except errors.EngineError as error:
                 caught.append(error)
 
@@ -327,7 +328,7 @@ def test_a_newer_click_takes_the_place_of_the_one_before(serve: Serve, image: np
         thread.start()
         assert slow.waiting.wait(30)
         threading.Timer(0.3, slow.go.set).start()
-        mask = second.segment(session, ON_FIRST, image.shape)
+        mask = second.segment(session, Question(ON_FIRST), image.shape).mask
         thread.join(30)
         assert [type(error) for error in caught] in ([errors.Cancelled], [])
         assert np.array_equal(mask.whole(), expected(served, image, ON_FIRST))
@@ -356,7 +357,7 @@ def test_a_slow_engine_says_that_it_lives(serve: Serve, image: np.ndarray, monke
         session = client.open(ImageBytes(image), MATRIX)
         slow = Slow(served.engine)
         threading.Timer(1.0, slow.go.set).start()
-        assert client.segment(session, ON_FIRST, image.shape).shape == image.shape
+        assert client.segment(session, Question(ON_FIRST), image.shape).mask.shape == image.shape
 
 
 def test_waiting_clicks_are_limited(serve: Serve, image: np.ndarray):
@@ -366,12 +367,14 @@ def test_waiting_clicks_are_limited(serve: Serve, image: np.ndarray):
         slow = Slow(served.engine)
         threads = []
         for client, session in zip(clients[:2], sessions):
-            threads.append(threading.Thread(target=client.segment, args=(session, ON_FIRST, image.shape)))
+            threads.append(
+                threading.Thread(target=client.segment, args=(session, Question(ON_FIRST), image.shape))
+            )
             threads[-1].start()
             assert slow.waiting.wait(30)
         wait_until(lambda: b"gsmedseg_waiting 1.0" in request(served, "GET", "/metrics")[2])
         with pytest.raises(errors.EngineBusy, match="waiting"):
-            clients[2].segment(sessions[2], ON_FIRST, image.shape)
+            clients[2].segment(sessions[2], Question(ON_FIRST), image.shape)
         slow.go.set()
         for thread in threads:
             thread.join(60)
@@ -389,11 +392,11 @@ def test_a_failure_within_is_told_without_what_the_image_holds(
 
         monkeypatch.setattr(served.engine, "decode", fail)
         with pytest.raises(errors.EngineError, match="ZeroDivisionError"):
-            client.segment(session, ON_FIRST, image.shape)
+            client.segment(session, Question(ON_FIRST), image.shape)
         wait_until(lambda: "ZeroDivisionError" in caplog.text)
         assert "patient" not in caplog.text
         monkeypatch.undo()
-        assert client.segment(session, ON_FIRST, image.shape).shape == image.shape
+        assert client.segment(session, Question(ON_FIRST), image.shape).mask.shape == image.shape
 
 
 def test_the_service_ends_while_it_works(serve: Serve, image: np.ndarray):
@@ -405,7 +408,7 @@ def test_the_service_ends_while_it_works(serve: Serve, image: np.ndarray):
 
         def click() -> None:
             try:
-                client.segment(session, ON_FIRST, image.shape)
+                client.segment(session, Question(ON_FIRST), image.shape)
             except errors.EngineError as error:
                 caught.append(error)
 

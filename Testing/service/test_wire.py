@@ -18,9 +18,10 @@ from GSMedSegLib.service import wire
 from GSMedSegLib.service.wire import (
     ImageBuffer,
     ImageBytes,
+    Question,
     event,
-    prompts_from_json,
-    prompts_to_json,
+    question_from_json,
+    question_to_json,
     read_events,
 )
 
@@ -85,7 +86,8 @@ MASK = crop(np.ones((2, 2, 2), bool), SHAPE, (1, 1, 1))
     ],
 )
 def test_prompts_arrive_as_they_were(prompts: ObjectPrompts):
-    assert prompts_from_json(json.loads(json.dumps(prompts_to_json(prompts))), SHAPE) == prompts
+    question = Question(prompts, 1.5, True)
+    assert question_from_json(json.loads(json.dumps(question_to_json(question))), SHAPE) == question
 
 
 @pytest.mark.parametrize(
@@ -98,22 +100,23 @@ def test_prompts_arrive_as_they_were(prompts: ObjectPrompts):
         {"box": {"min_kji": [1, 1, 1], "max_kji": [8, 8, 8]}},
         {"box": {"min_kji": [1, 1, 1], "max_kji": None}},
         {"box": {"min_kji": [1, 1, 1], "max_kji": [2, 2, 2], "mid_k": "x"}}, {"mask": {}}, {"lasso": 1},
+        {"smoothing_mm": -1}, {"smoothing_mm": "1"}, {"smoothing_mm": float("nan")}, {"smoothing_mm": 1e9}, {"hint": 1},
     ],
 )  # fmt: skip
 def test_prompts_that_make_no_sense_are_refused(entry: object):
     with pytest.raises(ValueError, match=r"."):
-        prompts_from_json(entry, SHAPE)
+        question_from_json(entry, SHAPE)
 
 
 def test_a_mask_of_labels_is_no_start():
     labels = crop(np.ones((2, 2, 2), np.uint8), SHAPE)
     with pytest.raises(ValueError, match="one bit"):
-        prompts_from_json(prompts_to_json(ObjectPrompts(mask=labels)), SHAPE)
+        question_from_json(question_to_json(Question(ObjectPrompts(mask=labels))), SHAPE)
 
 
 def test_too_many_clicks_are_refused():
     with pytest.raises(ValueError, match="at most 10000"):
-        prompts_from_json({"clicks": [[0, 0, 0, True]] * 10_001}, SHAPE)
+        question_from_json({"clicks": [[0, 0, 0, True]] * 10_001}, SHAPE)
 
 
 def test_events_are_read_as_they_were_written():

@@ -1,0 +1,317 @@
+"""What a user does with one volume and one segmentation: clicks, boxes, undo, redo, and what comes of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vtk
+from numpy.typing import ArrayLike
+
+from GSMedSegLib.cropped import Cropped, Voxel, crop
+from GSMedSegLib.intensity import to_grey
+from GSMedSegLib.labels import as_labels
+from GSMedSegLib.mrml.ledgers import add_objects, load_ledger, named_ledger, store_ledger
+from GSMedSegLib.mrml.segments import Overwrite, fit_to_volume, read_mask, write_mask
+from GSMedSegLib.mrml.volumes import (
+    box_in_world,
+    ijk_to_ras_of,
+    image_of,
+    shape_of,
+    voxel_to_world,
+    world_to_voxel,
+)
+from GSMedSegLib.npz import Case, write_case
+from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
+from GSMedSegLib.service.background import Background, Told
+from GSMedSegLib.service.engines import EngineSource
+from GSMedSegLib.service.remote_image import RemoteImage
+from GSMedSegLib.service.wire import Question
+
+MASK_TAG = "GSMedSeg.Mask"
+"""Tag of a segment: the checksum of the mask that its clicks gave, to notice when it was changed since."""
+
+
+class Interaction:
+    """The clicks on one volume for the segments of one segmentation, kept in the scene.
+
+    A segment that was painted, or edited since its last click, is where the next click starts from; undo goes
+    back to it. Masks arrive by `update`, which a timer calls.
+
+    Args:
+        volume: a scalar volume node.
+        segmentation: a segmentation node.
+        background: asks the engine.
+        editor: a segment editor node whose masking is respected, or None.
+
+    Raises:
+        ValueError: a volume that cannot be segmented, or clicks in the scene that belong to another grid.
+    """
+
+    def __init__(self, volume: Any, segmentation: Any, background: Background, editor: Any = None) -> None:
+        self._image = image_of(volume)
+        self.volume, self.segmentation = volume, segmentation
+        self._background, self._editor = background, editor
+        self._image_name = f"{volume.GetID()} {volume.GetImageData().GetMTime()}"
+        self.overwrite = Overwrite.NOTHING
+        self.smoothing_mm = 0.0
+        self.wants_hint = False
+        self.hint_ras: np.ndarray | None = None
+        self._ledger = load_ledger(segmentation, volume)
+        self._applied: dict[str, ObjectPrompts] = {}
+        self._waiting: set[str] = set()
+        fit_to_volume(segmentation, volume)
+
+    @property
+    def ledger(self) -> ClickLedger:
+        """All clicks; objects are named by segment ID."""
+        return self._ledger
+
+    @property
+    def stale(self) -> bool:
+        """Whether the volume has other voxels than when this began, as after the next frame of a sequence."""
+        image = self.volume.GetImageData()
+        return image is None or f"{self.volume.GetID()} {image.GetMTime()}" != self._image_name
+
+    @property
+    def busy(self) -> bool:
+        """Whether a mask is waited for."""
+        return bool(self._waiting)
+
+    def add_click(self, segment_id: str, ras: ArrayLike, positive: bool) -> Voxel:
+        """Click at a point of the world.
+
+        Args:
+            segment_id: the segment it is about.
+            ras: (3,) mm.
+            positive: whether the point belongs to it.
+
+        Returns:
+            the voxel (k, j, i).
+
+        Raises:
+            ValueError: the point is outside the volume, or there is no such segment.
+        """
+        kji = world_to_voxel(self.volume, ras)
+        self._begin(segment_id)
+        self._ledger.add_click(segment_id, Click(kji, positive))
+        self._store()
+        return kji
+
+    def set_box(self, segment_id: str, corners_ras: ArrayLike) -> Box:
+        """Draw a box around the object.
+
+        Args:
+            segment_id: the segment it is about.
+            corners_ras: (N, 3) its corners in the world, mm; what sticks out of the volume is cut off.
+
+        Raises:
+            ValueError: the box misses the volume, or there is no such segment.
+        """
+        box = Box(*box_in_world(self.volume, corners_ras))
+        self._begin(segment_id)
+        self._ledger.set_box(segment_id, box)
+        self._store()
+        return box
+
+    def clear(self, segment_id: str) -> None:
+        """Take all clicks off a segment, and its voxels; can be undone."""
+        self._begin(segment_id)
+        self._ledger.clear(segment_id)
+        self._store()
+        self.refresh(segment_id)
+
+    def undo(self) -> str | None:
+        """Take back the last click, box or clearing; the segment it was on, or None when there is none."""
+        if not self.can_undo:
+            return None
+        name = self._ledger.last_object()
+        assert name is not None
+        self._ledger.undo()
+        self._store()
+        self.refresh(name)
+        return name
+
+    def redo(self) -> str | None:
+        """Bring back what `undo` took; the segment it was on, or None when there is nothing."""
+        name = self._ledger.next_object()
+        if name is None or not self._ledger.redo():
+            return None
+        self._store()
+        self.refresh(name)
+        return name
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something to take back; not the mask that a segment began with."""
+        name = self._ledger.last_object()
+        return name is not None and not self._just_begun(name)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is something to bring back."""
+        return self._ledger.can_redo
+
+    def refresh(self, segment_id: str) -> None:
+        """Ask for a segment's mask; without clicks it is what it started from, or nothing."""
+        prompts = self._prompts(segment_id)
+        self._background.cancel(self._tag(segment_id))
+        self._waiting.discard(segment_id)
+        if not prompts.clicks and prompts.box is None:
+            empty = crop(np.zeros(shape_of(self.volume), bool))
+            self._apply(segment_id, prompts, empty if prompts.mask is None else prompts.mask)
+            return
+        if (
+            not any(click.positive for click in prompts.clicks)
+            and prompts.box is None
+            and prompts.mask is None
+        ):
+            return  # background clicks alone: they count when a foreground click comes
+        image, matrix = self._image, ijk_to_ras_of(self.volume)
+
+        def send(source: EngineSource) -> RemoteImage:
+            return RemoteImage(source, image, matrix)
+
+        question = Question(prompts, self.smoothing_mm, self.wants_hint)
+        self._waiting.add(segment_id)
+        self._background.ask(self._tag(segment_id), self._image_name, send, question)
+
+    def update(self, told: Sequence[Told]) -> list[Told]:
+        """Put masks that have arrived into their segments.
+
+        Args:
+            told: what `Background.poll` gave.
+
+        Returns:
+            what of it was about this volume and segmentation.
+        """
+        own = []
+        for one in told:
+            if not isinstance(one.tag, tuple) or one.tag[0] != self.segmentation.GetID():
+                continue
+            segment_id = one.tag[1]
+            if self.segmentation.GetSegmentation().GetSegment(segment_id) is None:
+                self._waiting.discard(segment_id)
+                continue
+            own.append(one)
+            if one.answer is not None:
+                self._waiting.discard(segment_id)
+                self._apply(segment_id, one.question.prompts, one.answer.mask)
+                kji = one.answer.hint_kji
+                self.hint_ras = None if kji is None else voxel_to_world(self.volume, kji)
+            elif one.error is not None:
+                self._waiting.discard(segment_id)
+        return own
+
+    def cancel(self) -> list[str]:
+        """Drop the masks that are waited for, and the clicks that asked for them; the segments stay.
+
+        Returns:
+            the segments.
+        """
+        dropped = sorted(self._waiting)
+        for segment_id in dropped:
+            self._background.cancel(self._tag(segment_id))
+            self._waiting.discard(segment_id)
+            wanted = self._applied.get(segment_id, ObjectPrompts())
+            while self._ledger.last_object() == segment_id and self._ledger.prompts(segment_id) != wanted:
+                if self._just_begun(segment_id):
+                    break
+                self._ledger.undo()
+        self._store()
+        return dropped
+
+    def clicks_ras(self, segment_id: str) -> list[tuple[np.ndarray, bool]]:
+        """World coordinates, mm, of a segment's clicks, and whether each is a foreground click."""
+        return [
+            (voxel_to_world(self.volume, click.kji), click.positive)
+            for click in self._prompts(segment_id).clicks
+        ]
+
+    def save_clicks(self, path: str | os.PathLike[str]) -> None:
+        """Write the clicks for `gsmedseg segment --clicks`, objects named as their segments are.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        named_ledger(self._ledger, self.segmentation).save(path)
+
+    def save_case(self, path: str | os.PathLike[str]) -> int:
+        """Write image and segments as a training case (.npz).
+
+        Args:
+            path: of the file.
+
+        Returns:
+            how many segments with voxels it has.
+
+        Raises:
+            ValueError: no segment has voxels.
+            OSError: the file cannot be written.
+        """
+        labels = np.zeros(shape_of(self.volume), np.uint16)
+        count = 0
+        for segment_id in self.segmentation.GetSegmentation().GetSegmentIDs():
+            mask = read_mask(self.segmentation, segment_id, self.volume)
+            if mask.array.size:
+                count += 1
+                labels[mask.box][mask.array] = count
+        if count == 0:
+            raise ValueError("no segment has voxels; a training case needs at least one object")
+        i, j, k = self.volume.GetSpacing()
+        write_case(
+            path, Case(Path(path).stem, to_grey(self._image), (k, j, i), as_labels(labels, "the segments"))
+        )
+        return count
+
+    def _tag(self, segment_id: str) -> tuple[str, str]:
+        return self.segmentation.GetID(), segment_id
+
+    def _prompts(self, segment_id: str) -> ObjectPrompts:
+        return self._ledger.prompts(segment_id) if segment_id in self._ledger.objects else ObjectPrompts()
+
+    def _store(self) -> None:
+        store_ledger(self._ledger, self.segmentation, self.volume)
+
+    def _begin(self, segment_id: str) -> None:
+        """Declares a segment; one that was changed by other means becomes what its next click starts from."""
+        segment = self.segmentation.GetSegmentation().GetSegment(segment_id)
+        if segment is None:
+            raise ValueError("choose a segment to click for, or add one")
+        add_objects(self._ledger, [segment_id])
+        if segment_id in self._waiting:
+            return
+        mask = read_mask(self.segmentation, segment_id, self.volume)
+        if _digest(mask) != self._written(segment_id):
+            self._ledger.set_mask(segment_id, mask)
+
+    def _written(self, segment_id: str) -> str:
+        """The checksum of the mask that the clicks gave; that of nothing when they gave none yet."""
+        value = vtk.mutable("")
+        segment = self.segmentation.GetSegmentation().GetSegment(segment_id)
+        if segment.GetTag(MASK_TAG, value) and self._prompts(segment_id) != ObjectPrompts():
+            return str(value)
+        return _digest(crop(np.zeros(shape_of(self.volume), bool)))
+
+    def _apply(self, segment_id: str, prompts: ObjectPrompts, mask: Cropped) -> None:
+        segment = self.segmentation.GetSegmentation().GetSegment(segment_id)
+        written = write_mask(self.segmentation, segment_id, self.volume, mask, self.overwrite, self._editor)
+        segment.SetTag(MASK_TAG, _digest(written))
+        self._applied[segment_id] = prompts
+
+    def _just_begun(self, segment_id: str) -> bool:
+        """Whether the last step on a segment is the mask that it began with, before any click."""
+        prompts = self._prompts(segment_id)
+        if prompts.mask is None or prompts.clicks or prompts.box is not None:
+            return False
+        self._ledger.undo()
+        before = self._prompts(segment_id)
+        self._ledger.redo()
+        return before == ObjectPrompts()
+
+
+def _digest(mask: Cropped) -> str:
+    return mask.digest.hex() if mask.array.size else "empty"

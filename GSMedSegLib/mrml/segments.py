@@ -1,0 +1,284 @@
+"""Segments: their masks on a volume's voxels, and masks put into them without harm to their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from numpy.typing import NDArray
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from GSMedSegLib.cropped import Box3, Cropped, crop
+from GSMedSegLib.mrml.volumes import image_of, shape_of
+
+LOCKED = "GSMedSeg.Locked"
+"""Tag of a segment that nothing may change."""
+
+
+_FIRST = (slice(0, 1), slice(0, 1), slice(0, 1))
+
+
+class Overwrite(Enum):
+    """What becomes of other segments where a new mask meets them."""
+
+    NOTHING = "nothing"
+    """They stay as they are; the mask ends where they begin."""
+    OTHERS = "others"
+    """They lose the voxels, but for locked ones."""
+    OVERLAP = "overlap"
+    """Both have the voxels, but for those of locked ones."""
+
+
+def new_segmentation(volume: Any, name: str | None = None) -> Any:
+    """A segmentation node on a volume's voxels, under the volume's transform."""
+    segmentation = volume.GetScene().AddNewNodeByClass(
+        "vtkMRMLSegmentationNode", name or f"{volume.GetName()} segmentation"
+    )
+    segmentation.CreateDefaultDisplayNodes()
+    fit_to_volume(segmentation, volume)
+    return segmentation
+
+
+def fit_to_volume(segmentation: Any, volume: Any) -> None:
+    """Puts a segmentation without voxels on a volume's; one with voxels keeps the place it has."""
+    segments = segmentation.GetSegmentation()
+    if all(_is_empty(segments.GetSegment(segment_id)) for segment_id in segments.GetSegmentIDs()):
+        # The transform first: else the reference geometry would be another one, and saving would resample.
+        segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+
+
+def _is_empty(segment: Any) -> bool:
+    """Whether a segment has no voxels that are set; one with a surface alone has."""
+    bounds = [0.0] * 6
+    segment.GetBounds(bounds)
+    return bounds[0] > bounds[1]
+
+
+def is_locked(segmentation: Any, segment_id: str) -> bool:
+    """Whether nothing may change a segment."""
+    value = vtk.mutable("")
+    return bool(segmentation.GetSegmentation().GetSegment(segment_id).GetTag(LOCKED, value)) and value == "1"
+
+
+def set_locked(segmentation: Any, segment_id: str, locked: bool) -> None:
+    """Locks a segment, or lets it be changed again."""
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    if locked:
+        segment.SetTag(LOCKED, "1")
+    else:
+        segment.RemoveTag(LOCKED)
+
+
+def read_mask(segmentation: Any, segment_id: str, volume: Any) -> Cropped:
+    """A segment's mask on a volume's voxels, whatever the transforms of both.
+
+    Raises:
+        ValueError: no such segment.
+    """
+    whole: Box3 = tuple(slice(0, n) for n in shape_of(volume))  # type: ignore[assignment]
+    return crop(_read(segmentation, segment_id, volume, whole), shape_of(volume))
+
+
+def write_mask(
+    segmentation: Any,
+    segment_id: str,
+    volume: Any,
+    mask: Cropped,
+    overwrite: Overwrite = Overwrite.NOTHING,
+    editor: Any = None,
+) -> Cropped:
+    """Puts a mask into a segment, in place of what was in it.
+
+    Args:
+        segmentation: a segmentation node.
+        segment_id: of one of its segments.
+        volume: the volume node that the mask belongs to.
+        mask: bool, on the volume's voxels.
+        overwrite: what becomes of other segments.
+        editor: a segment editor node whose masking (editable area, intensity range) is respected; outside the
+            area the segment stays as it is.
+
+    Returns:
+        what the segment has now.
+
+    Raises:
+        ValueError: no such segment, one that is locked, or a mask of another shape.
+    """
+    _segment(segmentation, segment_id)
+    if is_locked(segmentation, segment_id):
+        raise ValueError(
+            f'segment "{_name(segmentation, segment_id)}" is locked; unlock it, or choose another one'
+        )
+    if tuple(mask.shape) != shape_of(volume):
+        raise ValueError(f"the volume has shape {shape_of(volume)}, the mask has {tuple(mask.shape)}")
+    fit_to_volume(segmentation, volume)
+    kept = _protected(segmentation, segment_id, overwrite)
+    box = mask.box
+    array = mask.array
+    if mask.array.size and kept:
+        array = array.copy()
+        for other in kept:
+            array &= ~_read(segmentation, other, volume, box)
+    if (editor is not None and editor.GetMaskMode() != segmentation.EditAllowedEverywhere) or _by_intensity(editor):
+        before = read_mask(segmentation, segment_id, volume)
+        box = _union(box, before.box)
+        allowed = _editable(segmentation, segment_id, volume, editor, box)
+        old, new = _in_box(before, box), _in_box(Cropped(mask.shape, mask.start_kji, array), box)
+        array = np.where(allowed, new, old)
+    written = crop(array, mask.shape, _corner(box))
+    if overwrite is Overwrite.OTHERS:
+        for other in _others(segmentation, segment_id):
+            if not is_locked(segmentation, other):
+                _take_from(segmentation, other, volume, written)
+    _write(segmentation, segment_id, volume, written)
+    return written
+
+
+def _take_from(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> None:
+    """Takes a mask's voxels from a segment."""
+    if mask.array.size and (_read(segmentation, segment_id, volume, mask.box) & mask.array).any():
+        before = read_mask(segmentation, segment_id, volume)
+        left = before.array & ~_in_box(mask, before.box)
+        _write(segmentation, segment_id, volume, crop(left, before.shape, before.start_kji))
+
+
+def _write(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> None:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    # An image without voxels cannot be put anywhere: nothing is a voxel that is not set.
+    box, array = (mask.box, mask.array) if mask.array.size else (_FIRST, np.zeros((1, 1, 1), bool))
+    labelmap = _oriented(volume, box, array)
+    _move(labelmap, volume.GetParentTransformNode(), segmentation.GetParentTransformNode())
+    if not logic.SetBinaryLabelmapToSegment(labelmap, segmentation, segment_id, logic.MODE_REPLACE):
+        raise RuntimeError(f'the mask could not be put into segment "{_name(segmentation, segment_id)}"')
+
+
+def _read(segmentation: Any, segment_id: str, volume: Any, box: Box3) -> NDArray[np.bool_]:
+    """A segment's mask in a box of a volume's voxels."""
+    _segment(segmentation, segment_id)
+    shape = tuple(s.stop - s.start for s in box)
+    empty: NDArray[np.bool_] = np.zeros(shape, bool)
+    if 0 in shape:
+        return empty
+    own = slicer.vtkOrientedImageData()
+    if not segmentation.GetBinaryLabelmapRepresentation(segment_id, own) or own.IsEmpty():
+        return empty
+    target = _oriented(volume, box, empty)
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        segmentation.GetParentTransformNode(), volume.GetParentTransformNode(), transform
+    )
+    resampled = slicer.vtkOrientedImageData()
+    done = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        own, target, resampled, False, False, transform
+    )
+    if not done:
+        raise RuntimeError(f'segment "{_name(segmentation, segment_id)}" cannot be brought onto the volume')
+    values = vtk_to_numpy(resampled.GetPointData().GetScalars())
+    return np.asarray(values.reshape(shape) != 0)
+
+
+def _oriented(volume: Any, box: Box3, array: NDArray[Any]) -> Any:
+    """A vtkOrientedImageData with an array at a box of a volume's voxels."""
+    image = slicer.vtkOrientedImageData()
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    k, j, i = box
+    image.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)
+    scalars = numpy_to_vtk(np.ascontiguousarray(array, np.uint8).ravel(), deep=True)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def _move(image: Any, source: Any, target: Any) -> None:
+    """Takes an image from one transform node's space to another's."""
+    if source is target:
+        return
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
+    slicer.vtkOrientedImageDataResample.TransformOrientedImage(image, transform)
+
+
+def _protected(segmentation: Any, segment_id: str, overwrite: Overwrite) -> list[str]:
+    others = _others(segmentation, segment_id)
+    if overwrite is Overwrite.NOTHING:
+        return list(others)
+    return [other for other in others if is_locked(segmentation, other)]
+
+
+def _others(segmentation: Any, segment_id: str) -> Iterable[str]:
+    return [name for name in segmentation.GetSegmentation().GetSegmentIDs() if name != segment_id]
+
+
+def _by_intensity(editor: Any) -> bool:
+    return editor is not None and bool(editor.GetSourceVolumeIntensityMask())
+
+
+def _editable(segmentation: Any, segment_id: str, volume: Any, editor: Any, box: Box3) -> NDArray[np.bool_]:
+    """Where a segment editor node lets segments be changed."""
+    shape = tuple(s.stop - s.start for s in box)
+    allowed = np.ones(shape, bool)
+    ids = list(segmentation.GetSegmentation().GetSegmentIDs())
+    display = segmentation.GetDisplayNode()
+    visible = [s for s in ids if display is None or display.GetSegmentVisibility(s)]
+    mode = editor.GetMaskMode()
+    areas = {
+        segmentation.EditAllowedInsideAllSegments: (ids, True),
+        segmentation.EditAllowedInsideVisibleSegments: (visible, True),
+        segmentation.EditAllowedOutsideAllSegments: ([s for s in ids if s != segment_id], False),
+        segmentation.EditAllowedOutsideVisibleSegments: ([s for s in visible if s != segment_id], False),
+        segmentation.EditAllowedInsideSingleSegment: ([editor.GetMaskSegmentID()], True),
+    }
+    if mode in areas:
+        names, inside = areas[mode]
+        union = np.zeros(shape, bool)
+        for name in names:
+            union |= _read(segmentation, name, volume, box)
+        allowed = union if inside else ~union
+    if _by_intensity(editor):
+        low, high = editor.GetSourceVolumeIntensityMaskRange()
+        values = image_of(volume)[box]
+        allowed &= (values >= low) & (values <= high)
+    return allowed
+
+
+def _segment(segmentation: Any, segment_id: str) -> Any:
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    if segment is None:
+        raise ValueError(f'segmentation "{segmentation.GetName()}" has no segment {segment_id!r} any more')
+    return segment
+
+
+def _name(segmentation: Any, segment_id: str) -> str:
+    return str(_segment(segmentation, segment_id).GetName())
+
+
+def _union(box: Box3, other: Box3) -> Box3:
+    if any(s.stop == s.start for s in other):
+        return box
+    if any(s.stop == s.start for s in box):
+        return other
+    k, j, i = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, other))
+    return k, j, i
+
+
+def _in_box(mask: Cropped, box: Box3) -> NDArray[np.bool_]:
+    """A mask's part in a box."""
+    part: NDArray[np.bool_] = np.zeros([s.stop - s.start for s in box], bool)
+    shared = [(max(m.start, b.start), min(m.stop, b.stop)) for m, b in zip(mask.box, box)]
+    if all(low < high for low, high in shared):
+        inner = tuple(slice(low - m.start, high - m.start) for (low, high), m in zip(shared, mask.box))
+        outer = tuple(slice(low - b.start, high - b.start) for (low, high), b in zip(shared, box))
+        part[outer] = mask.array[inner]
+    return part
+
+
+def _corner(box: Box3) -> tuple[int, int, int]:
+    k, j, i = (s.start for s in box)
+    return k, j, i
