@@ -15,9 +15,12 @@ os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 slicer = pytest.importorskip("slicer", reason="no Slicer core: pip install 'gsmedseg[web]'")
 vtk = pytest.importorskip("vtk")
 
-OBLIQUE = np.array(
-    [[0.0, -0.6, 2.4, 10.0], [0.7, 0.0, 0.1, -20.0], [0.1, 0.5, 1.9, 30.0], [0.0, 0.0, 0.0, 1.0]]
-)
+from Testing.service.conftest import serve  # noqa: E402, F401 - a fixture for the tests here too
+
+OBLIQUE = np.eye(4)
+# Columns of a turn in space (0.6 and 0.8 are a sine and a cosine), times voxel sides of 0.5, 0.8 and 2.4 mm.
+OBLIQUE[:3, :3] = np.array([[0.6, 0.0, 0.8], [0.64, 0.6, -0.48], [-0.48, 0.8, 0.36]]) * (0.5, 0.8, 2.4)
+OBLIQUE[:3, 3] = (10.0, -20.0, 30.0)
 LEFT_HANDED = np.diag([0.8, 0.9, -3.0, 1.0])
 
 

@@ -1,0 +1,344 @@
+"""Clicks in a scene, a real engine behind them, and masks in segments."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from Testing.mrml.conftest import OBLIQUE, slicer, turned, vtk  # isort: skip - skips without Slicer
+
+from GSMedSegLib.cropped import crop  # isort: skip
+from GSMedSegLib.mrml.interaction import Interaction  # isort: skip
+from GSMedSegLib.mrml.segments import new_segmentation, read_mask, write_mask  # isort: skip
+from GSMedSegLib.mrml.volumes import ijk_to_ras_of, image_of, voxel_to_world  # isort: skip
+from GSMedSegLib.npz import read_case
+from GSMedSegLib.predictor import Predictor
+from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
+from GSMedSegLib.service.background import Background, Told
+from GSMedSegLib.service.engines import ServerEngine
+from Testing.service.conftest import TOKEN, Served, wait_until
+
+MOVED = turned(30, (11.0, -7.0, 100.0))
+FIRST, SECOND, BESIDE = (8, 8, 8), (12, 16, 20), (2, 20, 4)
+
+
+class Desk:
+    """A volume, its segmentation with the segments a and b, and an engine: what a user has before them."""
+
+    def __init__(self, served: Served, volume: Any, segmentation: Any = None) -> None:
+        self.served, self.volume = served, volume
+        self.segmentation = segmentation or new_segmentation(volume)
+        for name in "ab":
+            if self.segmentation.GetSegmentation().GetSegment(name) is None:
+                self.segmentation.GetSegmentation().AddEmptySegment(name, name.upper())
+        self.background = Background(ServerEngine(served.url, TOKEN, timeout_s=60))
+        self.interaction = Interaction(volume, self.segmentation, self.background)
+
+    def click(self, name: str, kji: tuple[int, int, int], positive: bool = True) -> None:
+        """A click on a voxel, and its mask."""
+        assert self.interaction.add_click(name, voxel_to_world(self.volume, kji), positive) == kji
+        self.interaction.refresh(name)
+        self.wait()
+
+    def wait(self) -> list[Told]:
+        """Polls, as a timer does, until no mask is waited for."""
+        told: list[Told] = []
+        wait_until(
+            lambda: told.extend(self.interaction.update(self.background.poll())) or not self.interaction.busy
+        )
+        for one in told:
+            assert one.error is None, one.error
+        return told
+
+    def mask(self, name: str) -> np.ndarray:
+        """(K, J, I) what the segment has."""
+        return read_mask(self.segmentation, name, self.volume).whole()
+
+    def truth(self, prompts: ObjectPrompts) -> np.ndarray:
+        """(K, J, I) what the engine makes of the volume's own array, without Slicer and service."""
+        predictor = Predictor(self.served.engine)
+        predictor.set_image(image_of(self.volume), ijk_to_ras_of(self.volume))
+        return predictor.segment_from(prompts).mask
+
+
+def clicks(*voxels: tuple[int, int, int]) -> ObjectPrompts:
+    """Foreground clicks."""
+    return ObjectPrompts(tuple(Click(kji, True) for kji in voxels))
+
+
+@pytest.fixture
+def desk(
+    serve: Callable[..., AbstractContextManager[Served]], add_volume: Callable[..., Any], image: np.ndarray
+) -> Iterator[Desk]:
+    """A desk with an oblique volume under a transform."""
+    with serve() as served:
+        made = Desk(served, add_volume(image, OBLIQUE, MOVED))
+        yield made
+        made.background.close()
+
+
+def test_a_click_gives_a_mask_where_numpy_says(desk: Desk):
+    desk.click("a", FIRST)
+    assert desk.truth(clicks(FIRST)).any()
+    assert np.array_equal(desk.mask("a"), desk.truth(clicks(FIRST)))
+    assert not desk.mask("b").any()
+
+
+def test_undo_and_redo_go_all_the_way(desk: Desk):
+    desk.click("a", FIRST)
+    one = desk.mask("a")
+    desk.click("a", BESIDE, False)
+    two = desk.mask("a")
+    desk.click("b", SECOND)
+    three = desk.mask("b")
+    for expected in (("b", one * 0, "b"), ("a", one, "a"), ("a", one * 0, "a")):
+        assert desk.interaction.undo() == expected[0]
+        desk.wait()
+        assert np.array_equal(desk.mask(expected[2]), expected[1])
+    assert desk.interaction.undo() is None
+    assert not desk.interaction.can_undo
+    for name, mask in (("a", one), ("a", two), ("b", three)):
+        assert desk.interaction.redo() == name
+        desk.wait()
+        assert np.array_equal(desk.mask(name), mask)
+    assert desk.interaction.redo() is None
+
+
+def test_a_segment_keeps_clear_of_its_neighbour(desk: Desk):
+    desk.click("a", FIRST)
+    before = desk.mask("a")
+    desk.click("b", (8, 8, 9))
+    assert np.array_equal(desk.mask("a"), before)
+    assert not (desk.mask("b") & before).any()
+
+
+def test_clear_is_a_step_too(desk: Desk):
+    desk.click("a", FIRST)
+    before = desk.mask("a")
+    desk.interaction.clear("a")
+    assert not desk.mask("a").any()
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), before)
+
+
+def test_a_box_in_the_world(desk: Desk):
+    """Its corners are in world coordinates, under the transform."""
+    low, high = (4, 4, 4), (12, 12, 12)
+    corners = [voxel_to_world(desk.volume, [(low, high)[c >> a & 1][a] for a in range(3)]) for c in range(8)]
+    box = desk.interaction.set_box("a", corners)
+    assert box == Box(low, high)
+    desk.interaction.refresh("a")
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), desk.truth(ObjectPrompts((), box)))
+
+
+def test_a_painted_segment_is_where_clicks_start(desk: Desk):
+    """And where undo ends."""
+    painted = np.zeros(image_of(desk.volume).shape, bool)
+    painted[7:10, 7:10, 7:10] = True
+    write_mask(desk.segmentation, "a", desk.volume, crop(painted))
+    desk.click("a", (8, 8, 11))
+    prompts = ObjectPrompts((Click((8, 8, 11), True),), None, crop(painted))
+    assert np.array_equal(desk.mask("a"), desk.truth(prompts))
+    assert desk.mask("a")[painted].all()
+    assert desk.interaction.undo() == "a"
+    assert np.array_equal(desk.mask("a"), painted)
+    assert desk.interaction.undo() is None
+    assert np.array_equal(desk.mask("a"), painted)
+
+
+def test_paint_between_clicks_is_kept_and_undone(desk: Desk):
+    desk.click("a", FIRST)
+    clicked = desk.mask("a")
+    painted = clicked.copy()
+    painted[0, 0, :5] = True
+    write_mask(desk.segmentation, "a", desk.volume, crop(painted))
+    desk.click("a", BESIDE, False)
+    assert desk.mask("a")[0, 0, :5].all()
+    assert desk.interaction.undo() == "a"
+    assert np.array_equal(desk.mask("a"), painted)
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), clicked)
+
+
+def test_background_clicks_alone_wait_for_a_foreground_click(desk: Desk):
+    desk.click("a", BESIDE, False)
+    assert not desk.mask("a").any()
+    desk.click("a", FIRST)
+    prompts = ObjectPrompts((Click(BESIDE, False), Click(FIRST, True)))
+    assert np.array_equal(desk.mask("a"), desk.truth(prompts))
+
+
+def test_cancel_takes_the_click_back(desk: Desk):
+    desk.click("a", FIRST)
+    before = desk.mask("a")
+    go = threading.Event()
+    check = desk.served.engine.interrupt
+
+    def slow() -> None:
+        while not go.wait(0.01):
+            check()
+
+    desk.served.engine.interrupt = slow
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, (9, 9, 9)), True)
+    desk.interaction.refresh("a")
+    assert desk.interaction.busy
+    assert desk.interaction.cancel() == ["a"]
+    assert not desk.interaction.busy
+    go.set()
+    wait_until(lambda: not desk.background.busy)
+    assert desk.interaction.update(desk.background.poll()) == []
+    assert np.array_equal(desk.mask("a"), before)
+    assert [click.kji for click in desk.interaction.ledger.clicks("a")] == [FIRST]
+
+
+def test_clicks_in_a_hurry_give_the_last_mask(desk: Desk):
+    for kji in (FIRST, (9, 9, 9), (7, 7, 7)):
+        desk.interaction.add_click("a", voxel_to_world(desk.volume, kji), True)
+        desk.interaction.refresh("a")
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), desk.truth(clicks(FIRST, (9, 9, 9), (7, 7, 7))))
+
+
+def test_a_click_outside_changes_nothing(desk: Desk):
+    with pytest.raises(ValueError, match="outside the image"):
+        desk.interaction.add_click("a", voxel_to_world(desk.volume, (-2, 0, 0)), True)
+    with pytest.raises(ValueError, match="choose a segment"):
+        desk.interaction.add_click("c", voxel_to_world(desk.volume, FIRST), True)
+    assert not desk.interaction.can_undo
+
+
+def test_a_segment_removed_while_its_mask_is_made(desk: Desk):
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, FIRST), True)
+    desk.interaction.refresh("a")
+    desk.segmentation.GetSegmentation().RemoveSegment("a")
+    desk.wait()
+    desk.click("b", FIRST)
+    assert desk.mask("b").any()
+
+
+def test_the_hint_is_a_place_in_the_volume(desk: Desk):
+    desk.interaction.wants_hint = True
+    desk.click("a", FIRST)
+    ras = desk.interaction.hint_ras
+    assert ras is None or np.isfinite(ras).all()
+
+
+def test_the_clicks_are_replayed_without_slicer(desk: Desk, tmp_path: Path):
+    desk.click("a", FIRST)
+    desk.click("b", SECOND)
+    desk.interaction.save_clicks(tmp_path / "clicks.json")
+    ledger = ClickLedger.load(tmp_path / "clicks.json")
+    assert ledger.objects == ("A", "B")
+    predictor = Predictor(desk.served.engine)
+    predictor.set_image(image_of(desk.volume), ijk_to_ras_of(desk.volume), ledger)
+    assert np.array_equal(predictor.predict("A"), desk.mask("a"))
+
+
+def test_a_training_case(desk: Desk, tmp_path: Path):
+    with pytest.raises(ValueError, match="at least one object"):
+        desk.interaction.save_case(tmp_path / "case.npz")
+    desk.click("a", FIRST)
+    assert desk.interaction.save_case(tmp_path / "case.npz") == 1
+    case = read_case(tmp_path / "case.npz")
+    assert np.array_equal(case.truth, desk.mask("a"))
+    assert case.spacing_mm == pytest.approx((2.4, 0.8, 0.5))
+
+
+def test_the_next_frame_of_a_sequence_is_noticed(desk: Desk, image: np.ndarray):
+    assert not desk.interaction.stale
+    slicer.util.updateVolumeFromArray(desk.volume, image[::-1].copy())
+    assert desk.interaction.stale
+
+
+def test_a_scene_is_saved_loaded_and_gone_on_with(desk: Desk, tmp_path: Path, slicer_app: Any):
+    """An oblique DICOM series under a transform: clicks, undo, redo, .mrb, and more clicks after loading."""
+    image = image_of(desk.volume)
+    scene = slicer_app.scene
+    scene.Clear(False)
+    written = write_dicom(image, tmp_path / "dicom")
+    (volume,) = slicer_app.io_manager.load_volumes([str(path) for path in written])
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
+    matrix = vtk.vtkMatrix4x4()
+    for row in range(4):
+        for column in range(4):
+            matrix.SetElement(row, column, MOVED[row, column])
+    transform.SetMatrixTransformToParent(matrix)
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    first = Desk(desk.served, volume)
+    loaded = image_of(volume)
+    assert np.allclose(np.abs(ijk_to_ras_of(volume)[:3, :3]), np.abs(OBLIQUE[:3, :3]), atol=1e-3)
+    ball = np.argwhere(loaded > 80)
+    in_first = tuple(int(x) for x in ball[len(ball) // 2])
+    first.click("a", in_first)
+    one = first.mask("a")
+    first.click("a", (1, 1, 1), False)
+    first.click("b", (18, 2, 2))
+    assert first.interaction.undo() == "b"
+    first.wait()
+    assert first.interaction.redo() == "b"
+    first.wait()
+    masks = {name: first.mask(name) for name in "ab"}
+    truth = ObjectPrompts((Click(in_first, True), Click((1, 1, 1), False)))
+    assert np.array_equal(masks["a"], first.truth(truth))
+    world = voxel_to_world(volume, in_first)
+    first.background.close()
+
+    path = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(path))
+    scene.Clear(False)
+    (tmp_path / "unpacked").mkdir()
+    scene.SetURL(str(path))
+    assert scene.ReadFromMRB(str(path))
+    volume = scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+    again = Desk(desk.served, volume, scene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))
+    assert np.abs(voxel_to_world(volume, in_first) - world).max() < 0.5 * min(volume.GetSpacing())
+    for name, mask in masks.items():
+        assert np.array_equal(again.mask(name), mask)
+    assert again.interaction.ledger.prompts("a") == truth
+    again.click("a", (1, 2, 1), False)
+    assert again.interaction.ledger.prompts("a").mask is None  # the mask is the one its clicks gave
+    assert again.interaction.undo() == "a"
+    again.wait()
+    assert np.array_equal(again.mask("a"), masks["a"])
+    assert again.interaction.undo() == "b"
+    assert again.interaction.undo() == "a"
+    again.wait()
+    assert np.array_equal(again.mask("a"), one)
+    again.background.close()
+
+
+def write_dicom(image: np.ndarray, folder: Path) -> list[Path]:
+    """An oblique series, one file a slice."""
+    folder.mkdir()
+    direction = np.array([[0.6, 0.0, 0.8], [0.64, 0.6, -0.48], [-0.48, 0.8, 0.36]])
+    spacing, origin = (0.5, 0.8, 2.4), np.array([10.0, -20.0, 30.0])
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    files = []
+    for k, plane in enumerate(image):
+        piece = sitk.GetImageFromArray(plane[None])
+        piece.SetSpacing(spacing)
+        at = origin + direction[:, 2] * spacing[2] * k
+        entries = {
+            "0008|0060": "CT", "0010|0010": "Nobody", "0010|0020": "0",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0020|000d": "1.2.826.1", "0020|000e": "1.2.826.2", "0008|0018": f"1.2.826.3.{k + 1}",
+            "0020|0013": str(k + 1), "0020|0032": "\\".join(f"{x:.6f}" for x in at), "0018|0050": "2.4",
+            "0020|0037": "\\".join(f"{x:.6f}" for x in direction.T[:2].ravel()), "0020|0052": "1.2.826.4",
+        }  # fmt: skip
+        for tag, value in entries.items():
+            piece.SetMetaData(tag, value)
+        files.append(folder / f"{k:03}.dcm")
+        writer.SetFileName(str(files[-1]))
+        writer.Execute(piece)
+    return files
