@@ -224,6 +224,10 @@ class Interaction:
         self._store()
         return dropped
 
+    def close(self) -> None:
+        """Let the engine forget the image; the clicks stay in the scene."""
+        self._background.forget(self._image_name)
+
     def clicks_ras(self, segment_id: str) -> list[tuple[np.ndarray, bool]]:
         """World coordinates, mm, of a segment's clicks, and whether each is a foreground click."""
         return [

@@ -124,7 +124,7 @@ def write_mask(
         array = array.copy()
         for other in kept:
             array &= ~_read(segmentation, other, volume, box)
-    if (editor is not None and editor.GetMaskMode() != segmentation.EditAllowedEverywhere) or _by_intensity(editor):
+    if editor is not None and _restricts(editor, segmentation):
         before = read_mask(segmentation, segment_id, volume)
         box = _union(box, before.box)
         allowed = _editable(segmentation, segment_id, volume, editor, box)
@@ -216,8 +216,10 @@ def _others(segmentation: Any, segment_id: str) -> Iterable[str]:
     return [name for name in segmentation.GetSegmentation().GetSegmentIDs() if name != segment_id]
 
 
-def _by_intensity(editor: Any) -> bool:
-    return editor is not None and bool(editor.GetSourceVolumeIntensityMask())
+def _restricts(editor: Any, segmentation: Any) -> bool:
+    """Whether a segment editor node's masking is switched on."""
+    by_area = editor.GetMaskMode() != segmentation.EditAllowedEverywhere
+    return bool(by_area or editor.GetSourceVolumeIntensityMask())
 
 
 def _editable(segmentation: Any, segment_id: str, volume: Any, editor: Any, box: Box3) -> NDArray[np.bool_]:
@@ -241,7 +243,7 @@ def _editable(segmentation: Any, segment_id: str, volume: Any, editor: Any, box:
         for name in names:
             union |= _read(segmentation, name, volume, box)
         allowed = union if inside else ~union
-    if _by_intensity(editor):
+    if editor.GetSourceVolumeIntensityMask():
         low, high = editor.GetSourceVolumeIntensityMaskRange()
         values = image_of(volume)[box]
         allowed &= (values >= low) & (values <= high)

@@ -1,0 +1,1 @@
+"""The Slicer module's parts; those that need no Qt say so."""

@@ -1,0 +1,212 @@
+"""What the panel does, without Qt: an engine, an image, a segmentation, and clicks on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from GSMedSegLib.mrml.interaction import Interaction
+from GSMedSegLib.mrml.segments import Overwrite, new_segmentation
+from GSMedSegLib.service.background import Background, Told
+from GSMedSegLib.service.engines import EngineSource, OwnEngine
+
+POLL_S = 0.01
+
+
+class Controller:
+    """Clicks go in, masks come out; one at a time, on whatever is selected.
+
+    Everything is called from the main thread. Masks arrive in `poll`, which a timer calls.
+
+    Args:
+        scene: the MRML scene.
+    """
+
+    def __init__(self, scene: Any) -> None:
+        self._scene = scene
+        self._source: EngineSource | None = None
+        self._background: Background | None = None
+        self._interactions: dict[tuple[str, str], Interaction] = {}
+        self.interaction: Interaction | None = None
+        self.segment_id = ""
+        self.auto = True
+        self._began_s = 0.0
+        self.last_s = 0.0
+        """How long the last mask took, from the click to the segment."""
+
+    def use_engine(self, source: EngineSource) -> None:
+        """Take masks from another engine from now on."""
+        if self._background is not None:
+            self._background.close()
+        self._source = source
+        self._background = Background(source)
+        self._interactions.clear()
+        if self.interaction is not None:
+            self.select(self.interaction.volume, self.interaction.segmentation)
+
+    def new_segmentation(self, volume: Any) -> Any:
+        """An empty segmentation node on a volume."""
+        return new_segmentation(volume)
+
+    def select(self, volume: Any, segmentation: Any) -> None:
+        """Work on a volume and a segmentation; either may be None.
+
+        Raises:
+            ValueError: a volume that cannot be segmented, or clicks in the scene that do not fit it.
+        """
+        self.interaction = None
+        if volume is None or segmentation is None:
+            return
+        if self._background is None:
+            self.use_engine(OwnEngine())
+        assert self._background is not None
+        key = (volume.GetID(), segmentation.GetID())
+        known = self._interactions.get(key)
+        if known is not None and known.stale:
+            known.close()
+            known = None
+        if known is None:
+            known = Interaction(volume, segmentation, self._background, self._editor())
+        self._interactions[key] = known
+        self.interaction = known
+        if not self.segment_id or segmentation.GetSegmentation().GetSegment(self.segment_id) is None:
+            ids = segmentation.GetSegmentation().GetSegmentIDs()
+            self.segment_id = ids[0] if ids else ""
+
+    def add_segment(self, name: str = "") -> str:
+        """Add an empty segment and choose it; its ID."""
+        interaction = self._selected()
+        self.segment_id = interaction.segmentation.GetSegmentation().AddEmptySegment("", name)
+        return self.segment_id
+
+    def click(self, ras: np.ndarray, positive: bool) -> None:
+        """Click at a point of the world (mm).
+
+        Raises:
+            RuntimeError: nothing is selected.
+            ValueError: the point is outside the image.
+        """
+        interaction = self._selected()
+        if not self.segment_id:
+            self.add_segment()
+        interaction.add_click(self.segment_id, ras, positive)
+        if self.auto:
+            self.segment()
+
+    def box(self, corners_ras: np.ndarray) -> None:
+        """Draw a box, given its corners (N, 3) in the world (mm).
+
+        Raises:
+            RuntimeError: nothing is selected.
+            ValueError: the box misses the image.
+        """
+        interaction = self._selected()
+        if not self.segment_id:
+            self.add_segment()
+        interaction.set_box(self.segment_id, corners_ras)
+        if self.auto:
+            self.segment()
+
+    def segment(self) -> None:
+        """Ask for the mask of the chosen segment."""
+        self._began_s = time.monotonic()
+        self._selected().refresh(self.segment_id)
+
+    def undo(self) -> None:
+        """Take back the last step; its segment becomes the chosen one."""
+        self._began_s = time.monotonic()
+        self.segment_id = self._selected().undo() or self.segment_id
+
+    def redo(self) -> None:
+        """Bring back what `undo` took; its segment becomes the chosen one."""
+        self._began_s = time.monotonic()
+        self.segment_id = self._selected().redo() or self.segment_id
+
+    def clear(self) -> None:
+        """Take all clicks off the chosen segment."""
+        if self.segment_id:
+            self._selected().clear(self.segment_id)
+
+    def accept(self) -> str:
+        """Be done with the chosen segment: a new, empty one is added and chosen."""
+        return self.add_segment()
+
+    def cancel(self) -> None:
+        """Drop what is waited for, with the clicks that asked for it."""
+        if self.interaction is not None:
+            self.interaction.cancel()
+
+    def set_options(self, overwrite: Overwrite, smoothing_mm: float, wants_hint: bool) -> None:
+        """How masks are made and put into segments from now on."""
+        if self.interaction is not None:
+            self.interaction.overwrite = overwrite
+            self.interaction.smoothing_mm = smoothing_mm
+            self.interaction.wants_hint = wants_hint
+
+    @property
+    def busy(self) -> bool:
+        """Whether a mask is waited for."""
+        return any(interaction.busy for interaction in self._interactions.values())
+
+    def poll(self, wait_s: float = 0.0) -> list[Told]:
+        """Puts masks that have arrived into their segments; what was told.
+
+        Args:
+            wait_s: how long to let the thread that talks to the engine work meanwhile.
+        """
+        if self._background is None:
+            return []
+        told = self._background.poll(wait_s)
+        own = []
+        for interaction in list(self._interactions.values()):
+            own += interaction.update(told)
+        if any(one.answer is not None for one in own):
+            self.last_s = time.monotonic() - self._began_s
+        return own
+
+    def wait(self, check: Callable[[], None] | None = None) -> None:
+        """Polls until nothing is waited for; for scripts.
+
+        Raises:
+            EngineError: the mask could not be made.
+            ValueError: the image or the clicks cannot be used.
+        """
+        while self.busy:
+            for told in self.poll(POLL_S):
+                if told.error is not None:
+                    raise told.error
+            if check is not None:
+                check()
+
+    def forget_scene(self) -> None:
+        """Let go of all nodes."""
+        for interaction in self._interactions.values():
+            interaction.cancel()
+            interaction.close()
+        self._interactions.clear()
+        self.interaction = None
+        self.segment_id = ""
+
+    def close(self) -> None:
+        """End the engine, if it is this program's own."""
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+        if isinstance(self._source, OwnEngine):
+            self._source.stop()
+        self._source = None
+
+    def _selected(self) -> Interaction:
+        if self.interaction is None:
+            raise RuntimeError("choose an image and a segmentation first")
+        if self.interaction.stale:
+            self.select(self.interaction.volume, self.interaction.segmentation)
+            assert self.interaction is not None
+        return self.interaction
+
+    def _editor(self) -> Any:
+        """The segment editor's own node, whose masking is respected; None when it was never opened."""
+        return self._scene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")

@@ -1,0 +1,166 @@
+"""The part of the panel about the engine: this computer or a server, its state, its log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+import GSMedSegLib
+from GSMedSegLib.service.client import EngineClient
+from GSMedSegLib.service.engines import EngineSource, OwnEngine, ServerEngine
+from GSMedSegUI.set_up import ensure_installed, missing
+
+KEYS = ("server", "url", "caFile", "device", "weights")
+
+
+class EnginePanel:
+    """Chooses an engine, starts and stops it, and shows what it says.
+
+    Args:
+        ui: the widgets by name.
+        on_source: called with an engine when another one was chosen.
+    """
+
+    def __init__(self, ui: Any, on_source: Callable[[EngineSource], None]) -> None:
+        self._ui, self._on_source = ui, on_source
+        self._source: EngineSource | None = None
+        self._lines = 0
+        self._load_settings()
+        ui.serverRadio.connect("toggled(bool)", self._changed)
+        for name in ("urlEdit", "tokenEdit", "caFileEdit", "weightsEdit"):
+            getattr(ui, name).connect("editingFinished()", self._changed)
+        ui.deviceComboBox.connect("currentTextChanged(QString)", self._changed)
+        ui.testButton.connect("clicked(bool)", self._test)
+        ui.startButton.connect("clicked(bool)", self._start)
+        ui.stopButton.connect("clicked(bool)", self._stop)
+        ui.setUpButton.connect("clicked(bool)", self._set_up)
+        ui.doctorButton.connect("clicked(bool)", self._doctor)
+        self._show()
+
+    def ensure(self) -> bool:
+        """Make sure that there is an engine to ask; False when the user does not want what it takes."""
+        if self._source is not None:
+            return True
+        if not self._ui.serverRadio.checked and missing() and not ensure_installed(self.log):
+            self._show()
+            return False
+        self._source = self._make_source()
+        self._on_source(self._source)
+        self._show()
+        return True
+
+    def log(self, text: str) -> None:
+        """Add a line to the log."""
+        self._ui.logText.appendPlainText(text)
+
+    def refresh(self) -> None:
+        """Show what the engine said since the last call; a timer calls it."""
+        if isinstance(self._source, OwnEngine):
+            lines = list(self._source.log)
+            for line in lines[self._lines :] if self._lines <= len(lines) else lines:
+                self.log(line)
+            self._lines = len(lines)
+        self._show()
+
+    def _make_source(self) -> EngineSource:
+        ui = self._ui
+        if ui.serverRadio.checked:
+            return ServerEngine(
+                ui.urlEdit.text, ui.tokenEdit.text.strip(), ui.caFileEdit.text.strip() or None
+            )
+        arguments = [
+            "--device",
+            ui.deviceComboBox.currentText,
+            "--weights",
+            ui.weightsEdit.text.strip() or "compact",
+        ]
+        environment = dict(os.environ)
+        library = str(Path(GSMedSegLib.__file__).resolve().parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
+        return OwnEngine(shutil.which("PythonSlicer") or sys.executable, arguments, environment)
+
+    def _changed(self, *_arguments: Any) -> None:
+        self._save_settings()
+        self._drop()
+        self._show()
+
+    def _drop(self) -> None:
+        if isinstance(self._source, OwnEngine):
+            self._source.stop()
+        self._source = None
+        self._lines = 0
+
+    def _test(self) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The server cannot be used."), waitCursor=True):
+            ui = self._ui
+            facts = EngineClient(
+                ui.urlEdit.text, ui.tokenEdit.text.strip(), ui.caFileEdit.text.strip() or None, timeout_s=5
+            ).about()
+            ui.engineLabel.text = _("GSMedSeg {version}, weights {weights}, on {device}").format(**facts)
+
+    def _start(self) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The engine did not start."), waitCursor=True):
+            if self.ensure() and self._source is not None:
+                facts = self._source.connect(slicer.app.processEvents).about()
+                self._ui.engineLabel.text = _("Ready: weights {weights}, on {device}").format(**facts)
+            self.refresh()
+
+    def _stop(self) -> None:
+        self._drop()
+        self._show()
+
+    def _set_up(self) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The set-up failed."), waitCursor=True):
+            ensure_installed(self.log)
+        self._show()
+
+    def _doctor(self) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The report could not be made."), waitCursor=True):
+            from GSMedSegLib.doctor import examine, report
+
+            text = report(examine())
+            self.log(text)
+            qt.QApplication.clipboard().setText(text)
+            self._ui.engineLabel.text = _("The report is in the log and on the clipboard")
+
+    def _show(self) -> None:
+        ui = self._ui
+        server = ui.serverRadio.checked
+        ui.serverFrame.visible = server
+        ui.ownFrame.visible = not server
+        running = isinstance(self._source, OwnEngine) and self._source.running
+        ui.startButton.enabled = not running
+        ui.stopButton.enabled = running
+        if not running and not server and not ui.engineLabel.text:
+            ui.engineLabel.text = _("Starts with the first click")
+
+    def _load_settings(self) -> None:
+        settings = qt.QSettings()
+        values = {key: settings.value(f"GSMedSeg/{key}") or "" for key in KEYS}
+        self._ui.serverRadio.checked = values["server"] == "true"
+        self._ui.ownRadio.checked = values["server"] != "true"
+        self._ui.urlEdit.text = values["url"]
+        self._ui.caFileEdit.text = values["caFile"]
+        self._ui.deviceComboBox.currentText = values["device"] or "auto"
+        self._ui.weightsEdit.text = values["weights"] or "compact"
+
+    def _save_settings(self) -> None:
+        """All but the token: it is kept for as long as Slicer runs."""
+        settings = qt.QSettings()
+        values = {
+            "server": "true" if self._ui.serverRadio.checked else "false",
+            "url": self._ui.urlEdit.text,
+            "caFile": self._ui.caFileEdit.text,
+            "device": self._ui.deviceComboBox.currentText,
+            "weights": self._ui.weightsEdit.text,
+        }
+        for key, value in values.items():
+            settings.setValue(f"GSMedSeg/{key}", value)

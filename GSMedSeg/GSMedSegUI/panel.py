@@ -1,0 +1,327 @@
+"""The panel: widgets on one side, the controller on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from GSMedSegLib.mrml.placement import Placement
+from GSMedSegLib.mrml.segments import Overwrite, is_locked, set_locked
+from GSMedSegLib.service.background import Told
+from GSMedSegUI.controller import Controller
+from GSMedSegUI.engine_panel import EnginePanel
+from GSMedSegUI.parameters import Parameters
+from GSMedSegUI.shortcuts import Shortcuts
+
+POLL_MS = 20
+WORK_S = 0.005
+"""How long each poll lets the thread that talks to the engine work: Slicer gives it no other time."""
+
+ICONS = {
+    "foregroundButton": "AddForeground",
+    "backgroundButton": "AddBackground",
+    "boxButton": "Box",
+    "undoButton": "Undo",
+    "redoButton": "Redo",
+    "clearButton": "Clear",
+    "acceptButton": "Accept",
+}
+
+PLACED = {"foregroundButton": "foreground", "backgroundButton": "background", "boxButton": "box"}
+
+
+class Panel:
+    """Connects the widgets with what they do.
+
+    Args:
+        ui: the loaded panel.
+        controller: does it.
+        resource_path: finds the module's files.
+    """
+
+    def __init__(self, ui: Any, controller: Controller, resource_path: Callable[[str], str]) -> None:
+        self.ui = slicer.util.childWidgetVariables(ui)
+        self.controller = controller
+        self._resource_path = resource_path
+        self._placement: Placement | None = None
+        self._parameters: Any = None
+        self._gui_tag: Any = None
+        self._observed: list[tuple[Any, int]] = []
+        self.engine = EnginePanel(self.ui, controller.use_engine)
+        for name, icon in ICONS.items():
+            getattr(self.ui, name).icon = qt.QIcon(resource_path(f"Icons/{icon}.png"))
+        for value, text in self._overwrites():
+            self.ui.overwriteComboBox.addItem(text, value)
+        self._connect()
+        self._shortcuts = Shortcuts(self._keys())
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self._poll)
+        self.scene_changed()
+
+    # What Slicer calls
+
+    def enter(self) -> None:
+        """The panel is shown."""
+        self._shortcuts.install()
+        self.scene_changed()
+
+    def leave(self) -> None:
+        """The panel is hidden: placing ends, and the keys are free again."""
+        self._shortcuts.remove()
+        if self._placement is not None:
+            self._placement.stop()
+
+    def close(self) -> None:
+        """The panel is gone for good."""
+        self._timer.stop()
+        self._shortcuts.remove()
+        self._observe_parameters(None)
+        if self._placement is not None:
+            self._placement.close()
+            self._placement = None
+
+    def scene_closing(self) -> None:
+        """All nodes are about to go."""
+        self._timer.stop()
+        self.controller.forget_scene()
+        self._observe_parameters(None)
+        if self._placement is not None:
+            self._placement.close()
+            self._placement = None
+
+    def scene_changed(self) -> None:
+        """The scene is another one, or has other nodes."""
+        if self._placement is None:
+            self._placement = Placement(slicer.mrmlScene, self._clicked, self._boxed, self._show)
+        if self._parameters is None:
+            self._observe_parameters(Parameters(self.controller.getParameterNode()))
+        if self._parameters.volume is None:
+            self._parameters.volume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        self._selected()
+
+    # What the user does
+
+    def _connect(self) -> None:
+        ui = self.ui
+        for name in PLACED:
+            getattr(ui, name).connect("toggled(bool)", self._placer(name))
+        buttons = {
+            "undoButton": self.controller.undo,
+            "redoButton": self.controller.redo,
+            "clearButton": self.controller.clear,
+            "acceptButton": self.controller.accept,
+            "segmentButton": self.controller.segment,
+            "cancelButton": self.controller.cancel,
+            "addSegmentButton": self.controller.add_segment,
+            "saveClicksButton": self._save_clicks,
+            "saveCaseButton": self._save_case,
+        }
+        for name, action in buttons.items():
+            getattr(ui, name).connect("clicked(bool)", self._doing(action))
+        ui.lockButton.connect("toggled(bool)", self._lock)
+        ui.segmentsTable.connect("selectionChanged(QItemSelection,QItemSelection)", self._segment_chosen)
+        ui.overwriteComboBox.connect("currentIndexChanged(int)", self._overwrite_chosen)
+
+    def _keys(self) -> dict[str, tuple[Any, Callable[[], None]]]:
+        ui = self.ui
+        return {
+            "Shift+F": (ui.foregroundButton, ui.foregroundButton.toggle),
+            "Shift+B": (ui.backgroundButton, ui.backgroundButton.toggle),
+            "Shift+X": (ui.boxButton, ui.boxButton.toggle),
+            "Shift+Z": (ui.undoButton, ui.undoButton.click),
+            "Shift+Y": (ui.redoButton, ui.redoButton.click),
+            "Shift+N": (ui.acceptButton, ui.acceptButton.click),
+            "Esc": (ui.cancelButton, ui.cancelButton.click),
+        }
+
+    def _placer(self, name: str) -> Callable[[bool], None]:
+        def toggled(checked: bool) -> None:
+            placement = self._placement
+            if placement is None:
+                return
+            if checked and placement.active != PLACED[name]:
+                with slicer.util.tryWithErrorDisplay(_("There is nothing to click on yet.")):
+                    if self._ready():
+                        placement.start(PLACED[name])
+            elif not checked and placement.active == PLACED[name]:
+                placement.stop()
+            self._show()
+
+        return toggled
+
+    def _ready(self) -> bool:
+        """Whether there are an image, an engine and a segmentation; the last is made when it is missing."""
+        parameters = self._parameters
+        if parameters.volume is None:
+            raise ValueError(_("choose an image first"))
+        if not self.engine.ensure():
+            return False
+        if parameters.segmentation is None:
+            parameters.segmentation = self.controller.new_segmentation(parameters.volume)
+        if self.controller.interaction is None:
+            self._selected()
+        if not self.controller.segment_id:
+            self.controller.add_segment()
+        return True
+
+    def _doing(self, action: Callable[[], Any]) -> Callable[[bool], None]:
+        def clicked(_checked: bool = False) -> None:
+            with slicer.util.tryWithErrorDisplay(_("That did not work.")):
+                action()
+            self._timer.start()
+            self._show()
+
+        return clicked
+
+    def _clicked(self, ras: np.ndarray, positive: bool) -> bool:
+        try:
+            self.controller.click(ras, positive)
+        except (ValueError, RuntimeError) as error:
+            self._say(str(error))
+            return False
+        self._timer.start()
+        self._show_state()
+        return True
+
+    def _boxed(self, corners_ras: np.ndarray) -> None:
+        try:
+            self.controller.box(corners_ras)
+        except (ValueError, RuntimeError) as error:
+            self._say(str(error))
+        self._timer.start()
+        self._show()
+
+    def _segment_chosen(self, *_arguments: Any) -> None:
+        chosen = self.ui.segmentsTable.selectedSegmentIDs()
+        if chosen and chosen[0] != self.controller.segment_id:
+            self.controller.segment_id = chosen[0]
+            self._show()
+
+    def _lock(self, locked: bool) -> None:
+        if self._parameters.segmentation is not None and self.controller.segment_id:
+            set_locked(self._parameters.segmentation, self.controller.segment_id, locked)
+
+    def _overwrite_chosen(self, index: int) -> None:
+        self._parameters.overwrite = self.ui.overwriteComboBox.itemData(index)
+
+    def _save_clicks(self) -> None:
+        path = qt.QFileDialog.getSaveFileName(None, _("Save clicks"), "clicks.json", _("Clicks (*.json)"))
+        if path and self.controller.interaction is not None:
+            self.controller.interaction.save_clicks(path)
+            self._say(_("Saved. Replay them with: gsmedseg segment IMAGE -o LABELS --clicks FILE"))
+
+    def _save_case(self) -> None:
+        path = qt.QFileDialog.getSaveFileName(None, _("Save as training case"), "case.npz", _("Case (*.npz)"))
+        if path and self.controller.interaction is not None:
+            count = self.controller.interaction.save_case(path)
+            self._say(_("Saved a training case with {count} objects").format(count=count))
+
+    # What comes back
+
+    def _poll(self) -> None:
+        for told in self.controller.poll(WORK_S):
+            if told.error is not None:
+                self._say(str(told.error))
+                slicer.util.errorDisplay(_("The mask could not be made.\n\n{why}").format(why=told.error))
+            elif told.answer is None:
+                self._show_progress(told)
+        self.engine.refresh()
+        if not self.controller.busy:
+            self._timer.stop()
+            self._show()
+
+    def _show_progress(self, told: Told) -> None:
+        texts = {
+            "engine": _("Starting the engine…"),
+            "image": _("Sending the image…"),
+            "recovering": _("The engine was lost; starting it again…"),
+            "clicks": _("Segmenting…"),
+        }
+        self._say(texts[told.doing])
+        self.ui.progressBar.maximum = max(told.total, 1)
+        self.ui.progressBar.value = told.done
+
+    def _observe_parameters(self, parameters: Any) -> None:
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._gui_tag)
+            for node, tag in self._observed:
+                node.RemoveObserver(tag)
+            self._observed.clear()
+        self._parameters = parameters
+        if parameters is not None:
+            self._gui_tag = parameters.connectGui(self.ui)
+            node = parameters.parameterNode
+            self._observed.append((node, node.AddObserver("ModifiedEvent", self._selected)))
+
+    def _selected(self, *_arguments: Any) -> None:
+        """Work on what is selected now."""
+        parameters, controller = self._parameters, self.controller
+        before = controller.interaction
+        pair = (parameters.volume, parameters.segmentation)
+        if before is None or (before.volume, before.segmentation) != pair:
+            try:
+                controller.select(*pair)
+            except ValueError as error:
+                self._say(str(error))
+        controller.auto = parameters.auto
+        controller.set_options(Overwrite(parameters.overwrite), parameters.smoothing_mm, parameters.hint)
+        self._show()
+
+    def _show(self) -> None:
+        """Bring all widgets up to date."""
+        if self._placement is None or self._parameters is None:
+            return
+        ui, controller = self.ui, self.controller
+        segmentation = self._parameters.segmentation
+        ui.segmentsTable.setSegmentationNode(segmentation)
+        ui.show3DButton.setSegmentationNode(segmentation)
+        interaction = controller.interaction
+        if interaction is not None and controller.segment_id:
+            if list(ui.segmentsTable.selectedSegmentIDs()) != [controller.segment_id]:
+                ui.segmentsTable.setSelectedSegmentIDs([controller.segment_id])
+            hint = interaction.hint_ras if self._parameters.hint else None
+            self._placement.show(interaction.clicks_ras(controller.segment_id), hint)
+            ui.lockButton.checked = is_locked(segmentation, controller.segment_id)
+        elif not controller.segment_id:
+            self._placement.show([])
+        for name, role in PLACED.items():
+            getattr(ui, name).checked = self._placement.active == role
+        self._show_state()
+
+    def _show_state(self) -> None:
+        ui, controller = self.ui, self.controller
+        interaction = controller.interaction
+        chosen = interaction is not None and bool(controller.segment_id)
+        ui.undoButton.enabled = interaction is not None and interaction.can_undo
+        ui.redoButton.enabled = interaction is not None and interaction.can_redo
+        for name in (
+            "clearButton",
+            "acceptButton",
+            "segmentButton",
+            "lockButton",
+            "saveClicksButton",
+            "saveCaseButton",
+        ):
+            getattr(ui, name).enabled = chosen
+        ui.addSegmentButton.enabled = interaction is not None
+        ui.cancelButton.enabled = controller.busy
+        ui.progressBar.visible = controller.busy
+        if not controller.busy and controller.last_s:
+            self._say(_("Done in {seconds:.2f} s").format(seconds=controller.last_s))
+
+    def _say(self, text: str) -> None:
+        self.ui.statusLabel.text = text
+
+    @staticmethod
+    def _overwrites() -> list[tuple[str, str]]:
+        return [
+            (Overwrite.NOTHING.value, _("Leave other segments as they are")),
+            (Overwrite.OTHERS.value, _("Take voxels from other segments")),
+            (Overwrite.OVERLAP.value, _("Let segments overlap")),
+        ]

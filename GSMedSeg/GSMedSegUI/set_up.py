@@ -1,0 +1,104 @@
+"""First use: the packages that the engine needs, installed into Slicer's Python when the user agrees."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+import GSMedSegLib
+
+SERVICE_PACKAGES = (
+    "fastapi>=0.115",
+    "prometheus-client>=0.20",
+    "psutil>=5.9",
+    "pydantic>=2",
+    "uvicorn>=0.30",
+)
+"""As the extra `server` of the pip package has them."""
+
+IMPORTED_AS = {"pillow": "PIL", "SimpleITK": "SimpleITK", "prometheus-client": "prometheus_client"}
+
+TORCH = "torch"
+
+
+def requirements() -> list[str]:
+    """What the engine needs: the library's own list, and the service's."""
+    text = (Path(GSMedSegLib.__file__).parent / "requirements.txt").read_text(encoding="utf-8")
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return [*filter(None, lines), *SERVICE_PACKAGES]
+
+
+def missing() -> list[str]:
+    """Requirements whose package cannot be found; nothing is imported."""
+    absent = []
+    for requirement in requirements():
+        name = requirement.split(">")[0].split("=")[0].split("[")[0].strip()
+        module = IMPORTED_AS.get(name, name.replace("-", "_"))
+        if importlib.util.find_spec(module) is None:
+            absent.append(requirement)
+    return absent
+
+
+def ensure_installed(log: Callable[[str], None]) -> bool:
+    """Ask, and install what is missing.
+
+    Args:
+        log: told what is being done.
+
+    Returns:
+        whether everything is there; False when the user does not agree.
+
+    Raises:
+        RuntimeError: an installation failed.
+    """
+    absent = missing()
+    if not absent:
+        return True
+    names = ", ".join(requirement.split(">")[0] for requirement in absent)
+    question = _(
+        "The engine needs packages that are not installed yet:\n\n{names}\n\nThey are downloaded from the Python "
+        "package index (torch: up to several GB with a GPU, some 200 MB without) into Slicer's own Python. Slicer "
+        "cannot be used meanwhile. Install them now?"
+    ).format(names=names)
+    if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: set up the engine")):
+        return False
+    if any(requirement.startswith(TORCH) for requirement in absent):
+        _install_torch(log, next(r for r in absent if r.startswith(TORCH)))
+    others = [requirement for requirement in absent if not requirement.startswith(TORCH)]
+    if others:
+        log(_("Installing {names}").format(names=", ".join(others)))
+        _pip_install(others)
+    left = missing()
+    if left:
+        raise RuntimeError(_("still missing: {names}; see the log").format(names=", ".join(left)))
+    log(_("Everything is installed"))
+    return True
+
+
+def _install_torch(log: Callable[[str], None], requirement: str) -> None:
+    """By the PyTorch extension, which chooses the build for the GPU; by pip where it is not there."""
+    try:
+        import PyTorchUtils
+    except ModuleNotFoundError:
+        log(_("Installing torch by pip; with the PyTorch extension the build for your GPU would be chosen"))
+        _pip_install([requirement])
+        return
+    log(_("Installing torch by the PyTorch extension"))
+    version = requirement.removeprefix(TORCH)
+    if (
+        PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=version)
+        is None
+    ):
+        raise RuntimeError(_("torch could not be installed; see the log of the PyTorch extension"))
+
+
+def _pip_install(packages: Sequence[str]) -> None:
+    try:
+        from slicer.packaging import pip_install
+    except ImportError:  # Slicer before 5.12
+        pip_install = slicer.util.pip_install
+    pip_install(["--only-binary", ":all:", *packages])
