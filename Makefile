@@ -12,7 +12,7 @@ help: ## List the targets
 
 env: $(INSTALLED) ## Make the environment .venv with all that the other targets need
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt GSMedSegLib/requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "GSMedSeg needs Python 3.10 or newer, $(PYTHON) is %d.%d. Name another one: make env PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -29,10 +29,11 @@ lint: env ## Check style, format and types
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
-bench: env ## Time engine, challenge case and training step beside MONAI's; the figures go to build/bench
+bench: env ## Time engine, challenge case and training step beside MONAI's, and the service; the figures go to build/bench
 	$(RUN) -m Testing.benchmarks.engine
 	$(RUN) -m Testing.benchmarks.challenge
 	$(RUN) -m Testing.benchmarks.training
+	$(RUN) -m Testing.benchmarks.service
 
 accuracy: env ## Simulate clicks on the development data; the figures go to build/accuracy
 	$(RUN) -m Testing.benchmarks.accuracy

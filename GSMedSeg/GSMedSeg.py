@@ -37,9 +37,9 @@ class GSMedSeg(ScriptedLoadableModule):
         parent.dependencies = ["Segmentations", "Markups", "Volumes"]
         parent.contributors = ["GSMedSeg contributors"]
         parent.helpText = _(
-            "Segment anything in a 3D image from a few clicks. Choose an image, press the green plus and click on "
-            "the object; where the mask is wrong, click again. The engine runs in a process of its own, on this "
-            "computer or on a server."
+            "Segment anything in a 3D image from a few clicks. Choose an image, press the green plus and "
+            "click on the object; where the mask is wrong, click again. The engine runs in a process of its "
+            "own, on this computer or on a server."
         )
         parent.acknowledgementText = _(
             "The network is VISTA3D (MONAI). Version {version}. For research, not for clinical use."

@@ -1,4 +1,4 @@
-"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | serve | demo`.
+"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | serve | doctor | demo`.
 
 A thin shell: it reads arguments, checks where results go before anything is computed, and says in one line
 what went wrong. What is slow to import is imported by the command that needs it.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from GSMedSegLib import __version__
 from GSMedSegLib.cases_command import add_make_cases
 from GSMedSegLib.console import FAILED, Parser, command, reason, say, tell
+from GSMedSegLib.doctor_command import add_doctor
 from GSMedSegLib.engine_options import add_engine_options, load_predictor
 from GSMedSegLib.evaluate_command import add_evaluate
 from GSMedSegLib.predict_command import add_predict
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add_make_cases(commands)
     add_weights(commands)
     add_serve(commands)
+    add_doctor(commands)
     demo = command(commands, "demo", _demo, "make an image, segment it from clicks and draw what came out")
     demo.add_argument(
         "folder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,17 @@ from GSMedSegLib.service.engines import EngineSource, OwnEngine, ServerEngine
 from GSMedSegUI.set_up import ensure_installed, missing
 
 KEYS = ("server", "url", "caFile", "device", "weights")
+
+
+DOCTOR_S = 120
+
+
+def _engine_python() -> tuple[str, dict[str, str]]:
+    """Slicer's own Python without its window, and an environment in which it finds the library."""
+    environment = dict(os.environ)
+    library = str(Path(GSMedSegLib.__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
+    return shutil.which("PythonSlicer") or sys.executable, environment
 
 
 class EnginePanel:
@@ -82,10 +94,8 @@ class EnginePanel:
             "--weights",
             ui.weightsEdit.text.strip() or "compact",
         ]
-        environment = dict(os.environ)
-        library = str(Path(GSMedSegLib.__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
-        return OwnEngine(shutil.which("PythonSlicer") or sys.executable, arguments, environment)
+        python, environment = _engine_python()
+        return OwnEngine(python, arguments, environment)
 
     def _changed(self, *_arguments: Any) -> None:
         self._save_settings()
@@ -124,9 +134,10 @@ class EnginePanel:
 
     def _doctor(self) -> None:
         with slicer.util.tryWithErrorDisplay(_("The report could not be made."), waitCursor=True):
-            from GSMedSegLib.doctor import examine, report
-
-            text = report(examine())
+            python, environment = _engine_python()
+            command = [python, "-m", "GSMedSegLib.cli", "doctor"]
+            told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DOCTOR_S)
+            text = told.stdout or told.stderr
             self.log(text)
             qt.QApplication.clipboard().setText(text)
             self._ui.engineLabel.text = _("The report is in the log and on the clipboard")

@@ -145,13 +145,15 @@ class Panel:
             placement = self._placement
             if placement is None:
                 return
-            if checked and placement.active != PLACED[name]:
-                with slicer.util.tryWithErrorDisplay(_("There is nothing to click on yet.")):
-                    if self._ready():
-                        placement.start(PLACED[name])
-            elif not checked and placement.active == PLACED[name]:
-                placement.stop()
-            self._show()
+            try:
+                if checked and placement.active != PLACED[name]:
+                    with slicer.util.tryWithErrorDisplay(_("There is nothing to click on yet.")):
+                        if self._ready():
+                            placement.start(PLACED[name])
+                elif not checked and placement.active == PLACED[name]:
+                    placement.stop()
+            finally:
+                self._show()
 
         return toggled
 
@@ -172,10 +174,12 @@ class Panel:
 
     def _doing(self, action: Callable[[], Any]) -> Callable[[bool], None]:
         def clicked(_checked: bool = False) -> None:
-            with slicer.util.tryWithErrorDisplay(_("That did not work.")):
-                action()
-            self._timer.start()
-            self._show()
+            try:
+                with slicer.util.tryWithErrorDisplay(_("That did not work.")):
+                    action()
+            finally:
+                self._timer.start()
+                self._show()
 
         return clicked
 

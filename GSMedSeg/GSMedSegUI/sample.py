@@ -40,6 +40,7 @@ def add_sample_volume(*_: Any) -> tuple[Any, np.ndarray]:
     volume.SetOrigin(70.0, 70.0, -60.0)
     slicer.util.updateVolumeFromArray(volume, make_sample())
     volume.CreateDefaultDisplayNodes()
+    volume.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
     i, j, k = SPACING_MM
     inside = np.array([70.0 - i * CENTER_KJI[2], 70.0 - j * CENTER_KJI[1], -60.0 + k * (CENTER_KJI[0] + 6)])
     return volume, inside

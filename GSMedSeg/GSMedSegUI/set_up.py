@@ -60,9 +60,9 @@ def ensure_installed(log: Callable[[str], None]) -> bool:
         return True
     names = ", ".join(requirement.split(">")[0] for requirement in absent)
     question = _(
-        "The engine needs packages that are not installed yet:\n\n{names}\n\nThey are downloaded from the Python "
-        "package index (torch: up to several GB with a GPU, some 200 MB without) into Slicer's own Python. Slicer "
-        "cannot be used meanwhile. Install them now?"
+        "The engine needs packages that are not installed yet:\n\n{names}\n\nThey are downloaded from the "
+        "Python package index (torch: up to several GB with a GPU, some 200 MB without) into Slicer's own "
+        "Python. Slicer cannot be used meanwhile. Install them now?"
     ).format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: set up the engine")):
         return False

@@ -63,6 +63,7 @@ class Interaction:
         self._ledger = load_ledger(segmentation, volume)
         self._applied: dict[str, ObjectPrompts] = {}
         self._waiting: set[str] = set()
+        self._untouched: dict[str, tuple[str, int] | None] = {}
         fit_to_volume(segmentation, volume)
 
     @property
@@ -288,6 +289,8 @@ class Interaction:
         add_objects(self._ledger, [segment_id])
         if segment_id in self._waiting:
             return
+        if self._labelmap_time(segment_id) == self._untouched.get(segment_id):
+            return  # reading it would cost more than all else that a click needs
         mask = read_mask(self.segmentation, segment_id, self.volume)
         if _digest(mask) != self._written(segment_id):
             self._ledger.set_mask(segment_id, mask)
@@ -305,6 +308,12 @@ class Interaction:
         written = write_mask(self.segmentation, segment_id, self.volume, mask, self.overwrite, self._editor)
         segment.SetTag(MASK_TAG, _digest(written))
         self._applied[segment_id] = prompts
+        self._untouched[segment_id] = self._labelmap_time(segment_id)
+
+    def _labelmap_time(self, segment_id: str) -> tuple[str, int] | None:
+        """Changes with every change of a segment's voxels, or of its neighbours' in the same labelmap."""
+        labelmap = self.segmentation.GetBinaryLabelmapInternalRepresentation(segment_id)
+        return None if labelmap is None else (labelmap.__this__, labelmap.GetMTime())
 
     def _just_begun(self, segment_id: str) -> bool:
         """Whether the last step on a segment is the mask that it began with, before any click."""

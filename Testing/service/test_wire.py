@@ -100,7 +100,8 @@ def test_prompts_arrive_as_they_were(prompts: ObjectPrompts):
         {"box": {"min_kji": [1, 1, 1], "max_kji": [8, 8, 8]}},
         {"box": {"min_kji": [1, 1, 1], "max_kji": None}},
         {"box": {"min_kji": [1, 1, 1], "max_kji": [2, 2, 2], "mid_k": "x"}}, {"mask": {}}, {"lasso": 1},
-        {"smoothing_mm": -1}, {"smoothing_mm": "1"}, {"smoothing_mm": float("nan")}, {"smoothing_mm": 1e9}, {"hint": 1},
+        {"smoothing_mm": -1}, {"smoothing_mm": "1"}, {"smoothing_mm": float("nan")},
+        {"smoothing_mm": 1e9}, {"hint": 1},
     ],
 )  # fmt: skip
 def test_prompts_that_make_no_sense_are_refused(entry: object):

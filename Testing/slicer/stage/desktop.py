@@ -30,17 +30,17 @@ from PySide6.QtWidgets import (
 )
 from trame_slicer.views import SliceView
 
-from Testing.slicer.harness.application import CoreApp, SlicerApplication
-from Testing.slicer.harness.qt_namespace import QtNamespace, Wrapped, _Class, unwrap, wrap
-from Testing.slicer.harness.scripted_module import python_modules
-from Testing.slicer.harness.slice_view import SliceViewWidget
-from Testing.slicer.harness.slicer_widgets import qMRMLWidget
-from Testing.slicer.harness.ui_loader import UiLoader
+from Testing.slicer.stage.application import CoreApp, SlicerApplication
+from Testing.slicer.stage.qt_namespace import QtNamespace, Wrapped, _Class, unwrap, wrap
+from Testing.slicer.stage.scripted_module import python_modules
+from Testing.slicer.stage.slice_view import SliceViewWidget
+from Testing.slicer.stage.slicer_widgets import qMRMLWidget
+from Testing.slicer.stage.ui_loader import UiLoader
 
 ORIENTATIONS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 
 
-class qSlicerMainWindow(QMainWindow):  # noqa: N801 - Slicer's name, by which slicer.util finds it
+class qSlicerMainWindow(QMainWindow):
     """The window."""
 
 
@@ -113,6 +113,8 @@ class SlicerDesktop(SlicerApplication):
             widget.cleanup()
         for watching in self.window.findChildren(qMRMLWidget):
             watching.setMRMLScene(None)
+        for view in self.views.values():
+            view.view.set_render_blocked(True)  # its nodes are about to go
         self.window.close()
         self.window.deleteLater()
         QApplication.processEvents()
@@ -161,13 +163,22 @@ class SlicerDesktop(SlicerApplication):
         self.work()
         return widget
 
+    def clear(self) -> None:
+        """Close the scene, as from the menu; the views wait until it is empty."""
+        for view in self.views.values():
+            view.view.set_render_blocked(True)
+        self.scene.Clear(False)
+        for view in self.views.values():
+            view.view.set_render_blocked(False)
+        self.work()
+
     def show(self, volume: Any, ras: np.ndarray | None = None) -> None:
         """Show a volume in all slice views, through a point of the world."""
         for view in self.views.values():
             view.view.set_background_volume_id(volume.GetID())
             view.view.fit_view_to_content()
             if ras is not None:
-                view.view.mrml_view_node().JumpSliceByOffsetting(*[float(x) for x in ras])
+                view.view.get_view_node().JumpSliceByOffsetting(*[float(x) for x in ras])
         self.work()
 
     def click_view(self, name: str, ras: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import slicer
 
-from Testing.slicer.harness.qt_namespace import unwrap, wrap
+from Testing.slicer.stage.qt_namespace import unwrap, wrap
 
 
 class ScriptedLoadableModule:

@@ -1,4 +1,4 @@
-"""What `slicer.util` loads and saves with: `slicer.app.coreIOManager()`, for the kinds of file that tests use."""
+"""What `slicer.util` loads and saves with: `slicer.app.coreIOManager()`, for the files that tests use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import slicer
+from vtkmodules.vtkCommonCore import vtkCommand
 
 if TYPE_CHECKING:
-    from Testing.slicer.harness.application import SlicerApplication
+    from Testing.slicer.stage.application import SlicerApplication
 
 #: The kinds of file by the end of their name, the longest first.
 FILE_TYPES = {
@@ -205,5 +206,5 @@ def _base_name(path: Path) -> str:
 def _refuse(messages: Any, reason: str) -> bool:
     """Leaves the reason where `slicer.util` shows it from; always False."""
     if messages is not None:
-        messages.AddMessage(16, reason)  # 16 is vtkCommand.ErrorEvent's place for messages
+        messages.AddMessage(vtkCommand.ErrorEvent, reason)
     return False

@@ -9,8 +9,8 @@ from PySide6.QtCore import QBuffer, QByteArray, QFile
 from PySide6.QtUiTools import QUiLoader
 from PySide6.QtWidgets import QWidget
 
-from Testing.slicer.harness.qt_namespace import unwrap, wrap
-from Testing.slicer.harness.slicer_widgets import CUSTOM_WIDGETS
+from Testing.slicer.stage.qt_namespace import unwrap, wrap
+from Testing.slicer.stage.slicer_widgets import CUSTOM_WIDGETS
 
 
 class UiLoader:

@@ -22,8 +22,6 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-# ruff: noqa: N801, N815 - the names are Slicer's and Qt's
-
 
 class _Flag:
     """A Boolean property that is kept and has no effect here."""

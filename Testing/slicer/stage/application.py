@@ -1,15 +1,16 @@
-"""Slicer's core as an application: one scene, the module logics, `slicer.app`; without Qt and without a window.
+"""Slicer's core as an application: a scene, the module logics, `slicer.app`; no Qt and no window.
 
     with SlicerApplication() as application:
         volume = slicer.util.loadVolume("ct.nii.gz")
 
-While the context is open `slicer.app`, `slicer.mrmlScene` and `slicer.modules` exist, as they do in Slicer, and
-the unmodified `slicer.util` works on them. Afterwards they are gone again.
+While the context is open `slicer.app`, `slicer.mrmlScene` and `slicer.modules` exist, as they do in Slicer,
+and the unmodified `slicer.util` works on them. Afterwards they are gone again.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ import slicer.util
 from vtkmodules.util.misc import calldata_type
 from vtkmodules.vtkCommonCore import VTK_STRING, vtkCollection, vtkOutputWindow
 
-from Testing.slicer.harness.io_manager import CoreIOManager
+from Testing.slicer.stage.io_manager import CoreIOManager
 
 _MISSING = object()
 
@@ -197,20 +198,26 @@ class SlicerApplication:
             stack.callback(setattr, owner, name, before)
 
     def _listen_to_vtk(self, stack: ExitStack) -> None:
-        """VTK's messages go to stderr, its errors into `vtk_errors` too."""
+        """VTK's errors go to `vtk_errors` and to stderr, its warnings to stderr, its chatter nowhere."""
         window = vtkOutputWindow()
-        window.SetDisplayModeToAlwaysStdErr()
+        window.SetDisplayModeToNever()
 
         @calldata_type(VTK_STRING)
         def on_error(_caller: Any, _event: str, message: str) -> None:
             self.vtk_errors.append(message)
+            sys.stderr.write(message)
+
+        @calldata_type(VTK_STRING)
+        def on_warning(_caller: Any, _event: str, message: str) -> None:
+            sys.stderr.write(message)
 
         window.AddObserver("ErrorEvent", on_error)
+        window.AddObserver("WarningEvent", on_warning)
         stack.callback(vtkOutputWindow.SetInstance, vtkOutputWindow.GetInstance())
         vtkOutputWindow.SetInstance(window)
 
     def _create_scene(self, stack: ExitStack) -> None:
-        """The scene with the singleton nodes that Slicer puts there at its start, and the application logic."""
+        """The scene with the singleton nodes that Slicer puts there at its start, and its logic."""
         self.scene = slicer.vtkMRMLScene()
         stack.callback(self.scene.Clear, True)
         self.logic = slicer.vtkSlicerApplicationLogic()

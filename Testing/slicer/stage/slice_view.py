@@ -26,9 +26,7 @@ class SliceViewWidget(QWidget):
         self.view = view
         self.setMinimumSize(*SIZE)
         self.setMouseTracking(True)
-        self.view.interactor().SetSize(*SIZE)
-        self.view.render_window().SetSize(*SIZE)
-        self.view.interactor().InvokeEvent("WindowResizeEvent")
+        self.view.update_size(*SIZE)
 
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 what is seen now."""
@@ -53,7 +51,7 @@ class SliceViewWidget(QWidget):
     def to_pixel(self, ras: np.ndarray) -> tuple[int, int]:
         """Where a point of the world is drawn, from the upper left; it must lie in the slice shown."""
         matrix = vtk.vtkMatrix4x4()
-        matrix.Invert(self.view.mrml_view_node().GetXYToRAS(), matrix)
+        matrix.Invert(self.view.get_view_node().GetXYToRAS(), matrix)
         x, y, depth, _ = matrix.MultiplyPoint((*ras, 1.0))
         if abs(depth) > 1:
             raise ValueError(f"{ras} is not in the slice shown; show it first")
