@@ -428,3 +428,33 @@ def test_weights_from_a_file(make_network, tmp_path, blobs):
     predictor = Predictor(engine)
     predictor.set_image(blobs(16, 16, 16))
     assert click_through(predictor, clicks=(((8, 8, 8), True),))[-1].mask[8, 8, 8]
+
+
+def test_a_click_changes_a_given_mask_around_it_alone(make_engine, blobs):
+    """Every change touches the click's own part of the difference; without clicks the mask is as given."""
+    predictor = Predictor(make_engine(additions=True), "adaptive", roi=16)
+    predictor.set_image(blobs(*SHAPE))
+    predictor.add_object("a")
+    mask = np.zeros(SHAPE, bool)
+    mask[8:12, 10:20, 8:20] = True
+    predictor.set_mask("a", mask)
+    assert np.array_equal(predictor.predict("a"), mask)
+    predictor.add_click("a", (10, 22, 14), True)
+    added = predictor.predict("a")
+    assert added[mask].all(), "a foreground click takes nothing away"
+    assert added[10, 22, 14]
+    predictor.add_click("a", (9, 12, 10), False)
+    removed = predictor.predict("a")
+    assert not removed[9, 12, 10]
+    assert not (removed & ~added).any(), "a background click adds nothing"
+    assert predictor.undo()
+    assert np.array_equal(predictor.predict("a"), added)
+
+
+def test_the_reference_strategy_takes_no_mask(make_engine, blobs):
+    predictor = Predictor(make_engine(additions=True), "reference", roi=16)
+    predictor.set_image(blobs(*SHAPE))
+    predictor.add_object("a")
+    predictor.set_mask("a", np.ones(SHAPE, bool))
+    with pytest.raises(RuntimeError, match="use adaptive"):
+        predictor.predict("a")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from GSMedSegLib.prompts import Box, Click, ClickLedger
+from GSMedSegLib.cropped import crop
+from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
 
 SHAPE = (10, 20, 30)
 OBLIQUE_LEFT_HANDED = np.array([[0.6, 0.8, 0, 7], [-0.8, 0.6, 0, -3], [0, 0, -2.5, 11], [0, 0, 0, 1]])
@@ -288,3 +289,28 @@ def test_a_full_disk_leaves_the_old_ledger(tmp_path: Path, monkeypatch: pytest.M
         ledger.save(path)
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mask_stands_for_all_that_was_said_before() -> None:
+    mask = crop(np.ones((2, 2, 2), bool), (4, 5, 6), (1, 1, 1))
+    ledger = ClickLedger((4, 5, 6))
+    ledger.add_object("a")
+    ledger.add_click("a", Click((0, 0, 0), True))
+    ledger.set_mask("a", mask)
+    ledger.add_click("a", Click((3, 3, 3), False))
+    assert ledger.prompts("a") == ObjectPrompts((Click((3, 3, 3), False),), None, mask)
+    again = ClickLedger.from_json(ledger.to_json())
+    assert again.prompts("a") == ledger.prompts("a")
+    assert again.renamed({"a": "b"}).prompts("b") == ledger.prompts("a")
+    assert ledger.undo()
+    assert ledger.undo()
+    assert ledger.prompts("a") == ObjectPrompts((Click((0, 0, 0), True),))
+
+
+def test_masks_of_other_images_are_refused() -> None:
+    ledger = ClickLedger((4, 5, 6))
+    ledger.add_object("a")
+    with pytest.raises(ValueError, match="the mask has"):
+        ledger.set_mask("a", crop(np.ones((2, 2, 2), bool)))
+    with pytest.raises(ValueError, match="is bool"):
+        ledger.set_mask("a", crop(np.ones((4, 5, 6), np.uint8)))

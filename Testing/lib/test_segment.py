@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from GSMedSegLib.segment import Segment, empty_segment, paint_by_logit, paint_in_order
+from GSMedSegLib.cropped import crop
+from GSMedSegLib.prompts import Click
+from GSMedSegLib.segment import (
+    Segment,
+    empty_segment,
+    given_segment,
+    paint_by_logit,
+    paint_in_order,
+    smoothed,
+)
 
 SHAPE = (1, 1, 5)
 
@@ -70,3 +79,36 @@ def test_labels_take_the_smallest_type_that_holds_them():
         labels = paint(segments, SHAPE)
         assert labels.dtype == np.uint16
         assert labels[0, 0, 0] == 256
+
+
+def test_a_given_mask_is_known_to_end_at_its_border():
+    mask = np.zeros((6, 6, 6), bool)
+    mask[2:4, 2:4, 2:4] = True
+    segment = given_segment(crop(mask))
+    assert segment.given
+    assert segment.box == (slice(1, 5), slice(1, 5), slice(1, 5))
+    assert np.array_equal(segment.mask, mask)
+    assert not given_segment(crop(np.zeros((6, 6, 6), bool))).mask.any()
+
+
+def test_smoothing_takes_off_what_is_thin_and_obeys_the_clicks():
+    """A block with one voxel sticking out; clicked, the voxel stays."""
+    logits = torch.full((12, 12, 12), -4.0)
+    logits[3:9, 3:9, 3:9] = 4.0
+    logits[6, 6, 10] = 4.0
+    segment = Segment((12, 12, 12), (slice(0, 12),) * 3, logits)
+    smooth = smoothed(segment, 1.0, (1.0, 1.0, 1.0), [])
+    assert not smooth.mask[6, 6, 10]
+    assert smooth.mask[4:8, 4:8, 4:8].all()
+    clicked = smoothed(segment, 1.0, (1.0, 1.0, 1.0), [Click((6, 6, 10), True)])
+    assert clicked.mask[6, 6, 10]
+    assert smoothed(segment, 0.0, (1.0, 1.0, 1.0), []) is segment
+
+
+def test_smoothing_counts_in_millimetres():
+    """Across thick slices, 1 mm is a fifth of a voxel and changes nothing."""
+    logits = torch.full((12, 12, 12), -4.0)
+    logits[3:9, 3:9, 3:9] = 4.0
+    logits[9, 6, 6] = 4.0
+    segment = Segment((12, 12, 12), (slice(0, 12),) * 3, logits)
+    assert smoothed(segment, 1.0, (5.0, 5.0, 5.0), []).mask[9, 6, 6]

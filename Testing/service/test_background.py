@@ -1,0 +1,134 @@
+"""Questions asked from a window's thread, answered in another one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from GSMedSegLib.cropped import crop
+from GSMedSegLib.prompts import Click, ObjectPrompts
+from GSMedSegLib.service import errors
+from GSMedSegLib.service.background import Background, Told
+from GSMedSegLib.service.wire import Answer, Question
+from Testing.service.conftest import wait_until
+
+MASK = crop(np.ones((2, 2, 2), bool))
+
+
+def question(k: int) -> Question:
+    return Question(ObjectPrompts((Click((k, 0, 0), True),)))
+
+
+class FakeImage:
+    """Answers when it may; fails where the question says so."""
+
+    def __init__(self) -> None:
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.go.set()
+        self.asked: list[int] = []
+        self.closed = False
+
+    def segment(self, asked: Question, progress: Callable[[str, int, int], None]) -> Answer:
+        number = asked.prompts.clicks[0].kji[0]
+        self.asked.append(number)
+        self.begun.set()
+        progress("clicks", 0, 1)
+        while not self.go.wait(0.01):
+            progress("clicks", 0, 1)
+        if number == 99:
+            raise errors.EngineLost("it is gone")
+        return Answer(MASK)
+
+    def cancel(self) -> None:
+        """Its next progress breaks it off."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def fake() -> FakeImage:
+    return FakeImage()
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    made = Background(None)  # type: ignore[arg-type]  # the fake image needs no engine
+    yield made
+    made.close()
+
+
+def ends(background: Background) -> list[Told]:
+    """All that is told until nothing is being answered, progress aside."""
+    told: list[Told] = []
+
+    def done() -> bool:
+        idle = not background.busy
+        told.extend(background.poll(0.01))
+        return idle
+
+    wait_until(done)
+    return [one for one in told if one.answer is not None or one.error is not None]
+
+
+def test_an_answer_arrives_by_polling(background: Background, fake: FakeImage):
+    background.ask("a", "image", lambda _: fake, question(1))
+    (told,) = ends(background)
+    assert told.tag == "a"
+    assert told.answer == Answer(MASK)
+    assert told.error is None
+
+
+def test_what_was_answered_is_remembered(background: Background, fake: FakeImage):
+    for _ in range(3):
+        background.ask("a", "image", lambda _: fake, question(1))
+        assert ends(background)[0].answer == Answer(MASK)
+    assert fake.asked == [1]
+    background.forget("image")
+    wait_until(lambda: fake.closed)
+    background.ask("a", "image", lambda _: fake, question(1))
+    ends(background)
+    assert fake.asked == [1, 1]
+
+
+def test_of_questions_with_one_tag_the_last_is_answered(background: Background, fake: FakeImage):
+    fake.go.clear()
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.ask("a", "image", lambda _: fake, question(2))
+    background.ask("a", "image", lambda _: fake, question(3))
+    background.ask("b", "image", lambda _: fake, question(4))
+    fake.go.set()
+    told = ends(background)
+    assert {(one.tag, one.question) for one in told} == {("a", question(3)), ("b", question(4))}
+    assert 2 not in fake.asked
+
+
+def test_nothing_is_told_of_what_was_cancelled(background: Background, fake: FakeImage):
+    fake.go.clear()
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.cancel("a")
+    fake.go.set()
+    assert ends(background) == []
+
+
+def test_an_error_is_told_and_the_next_question_answered(background: Background, fake: FakeImage):
+    background.ask("a", "image", lambda _: fake, question(99))
+    (told,) = ends(background)
+    assert isinstance(told.error, errors.EngineLost)
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert ends(background)[0].answer == Answer(MASK)
+
+
+def test_closing_ends_the_thread(fake: FakeImage):
+    made = Background(None)  # type: ignore[arg-type]
+    fake.go.clear()
+    made.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    made.close()
+    fake.go.set()
+    wait_until(lambda: not made._thread.is_alive())
