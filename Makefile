@@ -44,4 +44,4 @@ finetune-demo: env ## Fine-tune the compact weights on a few cases, DATA=FOLDER;
 
 clean: ## Remove build/ and the caches; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find GSMedSegLib Training Testing -name __pycache__ -prune -exec rm -rf {} +
+	find GSMedSeg GSMedSegLib Training Testing -name __pycache__ -prune -exec rm -rf {} +

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from GSMedSegLib.console import FAILED, command, say
-
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+from GSMedSegLib.service.wire import LOCAL_HOSTS
 
 
 def add_serve(commands: Any) -> None:
@@ -46,8 +45,10 @@ def add_serve(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
+        import psutil
+
         from GSMedSegLib.service.listener import Listener
-        from GSMedSegLib.service.server import make_app
+        from GSMedSegLib.service.server import LOOPBACK, make_app
     except ModuleNotFoundError as error:
         raise RuntimeError(
             f"gsmedseg serve needs {error.name}; install it with: pip install 'gsmedseg[server]'"
@@ -58,13 +59,13 @@ def _serve(options: argparse.Namespace) -> int:
 
     token = _token(options)
     tls = _tls(options)
-    limits = _limits(options)
-    local = options.host in LOOPBACK_HOSTS
+    limits = _limits(options, psutil.virtual_memory().total / 2**30)
+    local = options.host in LOCAL_HOSTS
     if not local and tls is None:
         say("warning: without --tls-cert images and token go unencrypted; use a network you trust")
     logging.basicConfig(level=logging.INFO, format="gsmedseg: %(message)s")
     engine = load_engine(options.weights, options.device, options.precision)
-    hosts = frozenset({"127.0.0.1", "localhost", "[::1]"}) if local else frozenset()
+    hosts = LOOPBACK if local else frozenset()
     about = {"weights": Path(options.weights).name, "license": engine.metadata.get("license", "")}
     listener = Listener(make_app(engine, token, hosts, limits, about), options.host, options.port, tls)
     if options.until_input_ends:
@@ -93,7 +94,7 @@ def _token(options: argparse.Namespace) -> str:
                 "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
         return token
-    if options.host not in LOOPBACK_HOSTS:
+    if options.host not in LOCAL_HOSTS:
         raise ValueError(
             f"--host {options.host} lets other computers in: give a token by --token-file or GSMEDSEG_TOKEN"
         )
@@ -109,6 +110,9 @@ def _tls(options: argparse.Namespace) -> tuple[Path, Path] | None:
         return None
     import ssl
 
+    for path in (options.tls_cert, options.tls_key):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; give the certificate and its key in PEM format")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key)
@@ -119,9 +123,7 @@ def _tls(options: argparse.Namespace) -> tuple[Path, Path] | None:
     return options.tls_cert, options.tls_key
 
 
-def _limits(options: argparse.Namespace) -> Any:
-    import psutil
-
+def _limits(options: argparse.Namespace, total_gb: float) -> Any:
     from GSMedSegLib.service.sessions import Limits
 
     given = {
@@ -132,5 +134,5 @@ def _limits(options: argparse.Namespace) -> Any:
     for name, value in given.items():
         if not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} is greater than 0, got {value}")
-    given.setdefault("memory_gb", psutil.virtual_memory().total / 2**31)
+    given.setdefault("memory_gb", total_gb / 2)
     return Limits(**given)

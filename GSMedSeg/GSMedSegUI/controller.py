@@ -111,9 +111,14 @@ class Controller:
             self.segment()
 
     def segment(self) -> None:
-        """Ask for the mask of the chosen segment."""
+        """Ask for the mask of the chosen segment's clicks.
+
+        Raises:
+            RuntimeError: nothing is selected, or there is no click yet.
+            ValueError: the segment is locked.
+        """
         self._began_s = time.monotonic()
-        self._selected().refresh(self.segment_id)
+        self._selected().segment(self.segment_id)
 
     def undo(self) -> None:
         """Take back the last step; its segment becomes the chosen one."""

@@ -185,6 +185,8 @@ class Panel:
 
     def _clicked(self, ras: np.ndarray, positive: bool) -> bool:
         try:
+            if not self.engine.ensure():  # its settings may have changed since placing began
+                return False
             self.controller.click(ras, positive)
         except (ValueError, RuntimeError) as error:
             self._say(str(error))
@@ -195,7 +197,8 @@ class Panel:
 
     def _boxed(self, corners_ras: np.ndarray) -> None:
         try:
-            self.controller.box(corners_ras)
+            if self.engine.ensure():
+                self.controller.box(corners_ras)
         except (ValueError, RuntimeError) as error:
             self._say(str(error))
         self._timer.start()
@@ -235,6 +238,8 @@ class Panel:
                 slicer.util.errorDisplay(_("The mask could not be made.\n\n{why}").format(why=told.error))
             elif told.answer is None:
                 self._show_progress(told)
+            else:
+                self._say(_("Done in {seconds:.2f} s").format(seconds=self.controller.last_s))
         self.engine.refresh()
         if not self.controller.busy:
             self._timer.stop()
@@ -316,8 +321,6 @@ class Panel:
         ui.addSegmentButton.enabled = interaction is not None
         ui.cancelButton.enabled = controller.busy
         ui.progressBar.visible = controller.busy
-        if not controller.busy and controller.last_s:
-            self._say(_("Done in {seconds:.2f} s").format(seconds=controller.last_s))
 
     def _say(self, text: str) -> None:
         self.ui.statusLabel.text = text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from GSMedSegLib.cropped import Cropped, Voxel, crop
 from GSMedSegLib.intensity import to_grey
 from GSMedSegLib.labels import as_labels
 from GSMedSegLib.mrml.ledgers import add_objects, load_ledger, named_ledger, store_ledger
-from GSMedSegLib.mrml.segments import Overwrite, fit_to_volume, read_mask, write_mask
+from GSMedSegLib.mrml.segments import Overwrite, check_unlocked, fit_to_volume, read_mask, write_mask
 from GSMedSegLib.mrml.volumes import (
     box_in_world,
     ijk_to_ras_of,
@@ -123,27 +124,55 @@ class Interaction:
         self._begin(segment_id)
         self._ledger.clear(segment_id)
         self._store()
-        self.refresh(segment_id)
+        self._follow(segment_id)
 
     def undo(self) -> str | None:
-        """Take back the last click, box or clearing; the segment it was on, or None when there is none."""
-        if not self.can_undo:
-            return None
+        """Take back the last step; the segment it was on, or None when there is none.
+
+        A step is a click, a box, a clearing, or what was done to the segment by other means since.
+
+        Raises:
+            ValueError: the segment is locked.
+        """
         name = self._ledger.last_object()
-        assert name is not None
+        if name is None or not self.can_undo:
+            return None
+        if self._exists(name):
+            self._begin(name)
         self._ledger.undo()
         self._store()
-        self.refresh(name)
+        self._follow(name)
         return name
 
     def redo(self) -> str | None:
-        """Bring back what `undo` took; the segment it was on, or None when there is nothing."""
+        """Bring back what `undo` took; the segment it was on, or None when there is nothing.
+
+        Raises:
+            ValueError: the segment is locked.
+        """
         name = self._ledger.next_object()
-        if name is None or not self._ledger.redo():
+        if name is None:
+            return None
+        if self._exists(name):
+            self._begin(name)  # a segment that was edited since has nothing to bring back
+        if not self._ledger.redo():
             return None
         self._store()
-        self.refresh(name)
+        self._follow(name)
         return name
+
+    def segment(self, segment_id: str) -> None:
+        """Ask for the mask of a segment's clicks.
+
+        Raises:
+            ValueError: no such segment, or one that is locked.
+            RuntimeError: there are no clicks and no box that it could follow from.
+        """
+        self._begin(segment_id)
+        prompts = self._prompts(segment_id)
+        if not prompts.clicks and prompts.box is None:
+            raise RuntimeError("there is no click on this segment yet; click on the object first")
+        self._follow(segment_id)
 
     @property
     def can_undo(self) -> bool:
@@ -156,11 +185,13 @@ class Interaction:
         """Whether there is something to bring back."""
         return self._ledger.can_redo
 
-    def refresh(self, segment_id: str) -> None:
-        """Ask for a segment's mask; without clicks it is what it started from, or nothing."""
+    def _follow(self, segment_id: str) -> None:
+        """Bring a segment to what its prompts say; without clicks, what it started from, or nothing."""
         prompts = self._prompts(segment_id)
         self._background.cancel(self._tag(segment_id))
         self._waiting.discard(segment_id)
+        if not self._exists(segment_id):
+            return
         if not prompts.clicks and prompts.box is None:
             empty = crop(np.zeros(shape_of(self.volume), bool))
             self._apply(segment_id, prompts, empty if prompts.mask is None else prompts.mask)
@@ -194,17 +225,19 @@ class Interaction:
             if not isinstance(one.tag, tuple) or one.tag[0] != self.segmentation.GetID():
                 continue
             segment_id = one.tag[1]
-            if self.segmentation.GetSegmentation().GetSegment(segment_id) is None:
+            if one.answer is not None or one.error is not None:
                 self._waiting.discard(segment_id)
+            if not self._exists(segment_id):
                 continue
-            own.append(one)
             if one.answer is not None:
-                self._waiting.discard(segment_id)
-                self._apply(segment_id, one.question.prompts, one.answer.mask)
+                try:
+                    self._apply(segment_id, one.question.prompts, one.answer.mask)
+                except (ValueError, RuntimeError) as error:  # locked since it was asked for
+                    own.append(replace(one, answer=None, error=error))
+                    continue
                 kji = one.answer.hint_kji
                 self.hint_ras = None if kji is None else voxel_to_world(self.volume, kji)
-            elif one.error is not None:
-                self._waiting.discard(segment_id)
+            own.append(one)
         return own
 
     def cancel(self) -> list[str]:
@@ -217,13 +250,25 @@ class Interaction:
         for segment_id in dropped:
             self._background.cancel(self._tag(segment_id))
             self._waiting.discard(segment_id)
-            wanted = self._applied.get(segment_id, ObjectPrompts())
-            while self._ledger.last_object() == segment_id and self._ledger.prompts(segment_id) != wanted:
-                if self._just_begun(segment_id):
-                    break
-                self._ledger.undo()
+            self._return_to(segment_id, self._applied[segment_id])
         self._store()
         return dropped
+
+    def _return_to(self, segment_id: str, wanted: ObjectPrompts) -> None:
+        """Goes through the steps on a segment, back and then forth, to where its mask is what it shows."""
+        ledger = self._ledger
+        for step, opposite, name in (
+            (ledger.undo, ledger.redo, ledger.last_object),
+            (ledger.redo, ledger.undo, ledger.next_object),
+        ):
+            taken = 0
+            while self._prompts(segment_id) != wanted and name() == segment_id:
+                step()
+                taken += 1
+            if self._prompts(segment_id) == wanted:
+                return
+            for _ in range(taken):
+                opposite()
 
     def close(self) -> None:
         """Let the engine forget the image; the clicks stay in the scene."""
@@ -272,6 +317,9 @@ class Interaction:
         )
         return count
 
+    def _exists(self, segment_id: str) -> bool:
+        return self.segmentation.GetSegmentation().GetSegment(segment_id) is not None
+
     def _tag(self, segment_id: str) -> tuple[str, str]:
         return self.segmentation.GetID(), segment_id
 
@@ -282,18 +330,27 @@ class Interaction:
         store_ledger(self._ledger, self.segmentation, self.volume)
 
     def _begin(self, segment_id: str) -> None:
-        """Declares a segment; one that was changed by other means becomes what its next click starts from."""
-        segment = self.segmentation.GetSegmentation().GetSegment(segment_id)
-        if segment is None:
+        """Declares a segment, and takes up what was done to it by other means since its clicks gave its mask.
+
+        Raises:
+            ValueError: no such segment, or one that is locked.
+        """
+        if self.segmentation.GetSegmentation().GetSegment(segment_id) is None:
             raise ValueError("choose a segment to click for, or add one")
+        check_unlocked(self.segmentation, segment_id)
         add_objects(self._ledger, [segment_id])
         if segment_id in self._waiting:
             return
-        if self._labelmap_time(segment_id) == self._untouched.get(segment_id):
-            return  # reading it would cost more than all else that a click needs
-        mask = read_mask(self.segmentation, segment_id, self.volume)
-        if _digest(mask) != self._written(segment_id):
-            self._ledger.set_mask(segment_id, mask)
+        if self._labelmap_time(segment_id) != self._untouched.get(
+            segment_id
+        ):  # else reading would be in vain
+            mask = read_mask(self.segmentation, segment_id, self.volume)
+            if _digest(mask) != self._written(segment_id):
+                self._ledger.set_mask(segment_id, mask)
+                self._applied[segment_id] = self._prompts(segment_id)
+                self._store()
+            self._untouched[segment_id] = self._labelmap_time(segment_id)
+        self._applied.setdefault(segment_id, self._prompts(segment_id))
 
     def _written(self, segment_id: str) -> str:
         """The checksum of the mask that the clicks gave; that of nothing when they gave none yet."""

@@ -74,6 +74,14 @@ def set_locked(segmentation: Any, segment_id: str, locked: bool) -> None:
         segment.RemoveTag(LOCKED)
 
 
+def check_unlocked(segmentation: Any, segment_id: str) -> None:
+    """Raises ValueError for a segment that is locked."""
+    if is_locked(segmentation, segment_id):
+        raise ValueError(
+            f'segment "{_name(segmentation, segment_id)}" is locked; unlock it, or choose another one'
+        )
+
+
 def read_mask(segmentation: Any, segment_id: str, volume: Any) -> Cropped:
     """A segment's mask on a volume's voxels, whatever the transforms of both.
 
@@ -110,10 +118,7 @@ def write_mask(
         ValueError: no such segment, one that is locked, or a mask of another shape.
     """
     _segment(segmentation, segment_id)
-    if is_locked(segmentation, segment_id):
-        raise ValueError(
-            f'segment "{_name(segmentation, segment_id)}" is locked; unlock it, or choose another one'
-        )
+    check_unlocked(segmentation, segment_id)
     if tuple(mask.shape) != shape_of(volume):
         raise ValueError(f"the volume has shape {shape_of(volume)}, the mask has {tuple(mask.shape)}")
     fit_to_volume(segmentation, volume)

@@ -19,6 +19,9 @@ from GSMedSegLib.service.wire import Answer, Question
 REMEMBERED_BYTES = 64 * 2**20
 """Memory for earlier answers, so that undo and redo need no engine."""
 
+MOST_IMAGES = 4
+"""Images that the engine is asked to keep; the first of more is sent again when it is clicked on."""
+
 MakeImage = Callable[[EngineSource], RemoteImage]
 
 
@@ -175,6 +178,9 @@ class Background:
                 remote = asked.make_image(self._source)
                 with self._lock:
                     self._images[asked.image] = remote
+                    oldest = next(iter(self._images)) if len(self._images) > MOST_IMAGES else None
+                if oldest is not None:
+                    self.forget(oldest)
             answer = remote.segment(asked.question, progress)
         except (EngineError, ValueError, OSError, MemoryError) as error:
             return Told(asked.tag, asked.question, error=error)

@@ -33,6 +33,7 @@ from GSMedSegLib.service.errors import (
 )
 from GSMedSegLib.service.wire import (
     DEFAULT_PORT,
+    LOCAL_HOSTS,
     PROTOCOL,
     PROTOCOL_HEADER,
     Answer,
@@ -45,8 +46,6 @@ from GSMedSegLib.service.wire import (
 
 Report = Callable[[int, int], None]
 """Told how many steps are done, of how many; may raise to break off."""
-
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _LARGEST_ANSWER = 2**20
 _LARGEST_MASK = 2**31
@@ -202,24 +201,27 @@ class EngineClient:
             EngineError: of which `Cancelled` after `cancel`, `NoSession` after the engine was started anew.
             InvalidRequest: prompts outside the image.
         """
-        for header, payload in self._events(
-            "POST", f"/v1/sessions/{session}/segment", question_to_json(question)
-        ):
+        answer: Answer | None = None
+        path = f"/v1/sessions/{session}/segment"
+        for header, payload in self._events("POST", path, question_to_json(question)):  # to its end
             kind = header.get("event")
             if kind == "progress" and report is not None:
                 report(int(header["done"]), int(header["total"]))
             elif kind == "answer":
                 try:
-                    return answer_from_event(header, payload, shape)
+                    answer = answer_from_event(header, payload, shape)
                 except ValueError as error:
                     raise EngineLost(f"the engine's answer is damaged: {error}") from error
-        raise EngineLost("the engine ended before it had an answer")
+        if answer is None:
+            raise EngineLost("the engine ended before it had an answer")
+        return answer
 
     def cancel(self, session: str) -> None:
         """End what a session is waiting for; from any thread."""
         connection = self._connect()
         try:
-            self._call(connection, "DELETE", f"/v1/sessions/{session}/job", None, {})
+            with self._plain_errors():
+                self._call(connection, "DELETE", f"/v1/sessions/{session}/job", None, {})
         finally:
             connection.close()
 

@@ -37,6 +37,7 @@ from GSMedSegLib.service.wire import (
     CHUNK_BYTES,
     DTYPES,
     HEARTBEAT_S,
+    LOCAL_HOSTS,
     PROTOCOL,
     answer_to_event,
     event,
@@ -46,8 +47,8 @@ from GSMedSegLib.service.worker import Job, Report, Worker
 
 LOGGER = logging.getLogger("gsmedseg.service")
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""Names of this machine that only programs on it can mean."""
+LOOPBACK = frozenset(f"[{host}]" if ":" in host else host for host in LOCAL_HOSTS)
+"""The same as a request's Host has them."""
 
 EXPIRY_S = 60.0
 """How often sessions are looked over at most."""
@@ -118,7 +119,9 @@ class Service:
         self._jobs.labels(end).inc()
         self._seconds.observe(job.seconds)
 
-    def start(self, session: Session, run: Callable[[Report], Any]) -> asyncio.Queue[tuple[str, Any]]:
+    def start(
+        self, session: Session, run: Callable[[Report], Any]
+    ) -> tuple[Job, asyncio.Queue[tuple[str, Any]]]:
         """Queues a job of a session; what it tells arrives in the queue.
 
         Raises:
@@ -136,8 +139,9 @@ class Service:
             except RuntimeError:  # the loop has ended, and with it whoever would have listened
                 return
 
-        self.worker.add(Job(session.id, run, tell))
-        return told
+        job = Job(session.id, run, tell)
+        self.worker.add(job)
+        return job, told
 
 
 def make_app(
@@ -283,7 +287,7 @@ def _add_requests(app: FastAPI, service: Service) -> None:
             LOGGER.info("an image of %d x %d x %d voxels", *opened.shape)
             return {"event": "ready"}
 
-        return StreamingResponse(_events(service, opened, service.start(opened, run)), media_type=_EVENTS)
+        return StreamingResponse(_events(service, opened, *service.start(opened, run)), media_type=_EVENTS)
 
     @app.post("/v1/sessions/{session}/segment", summary="The mask of an object")
     async def segment(session: str, question: NewQuestion) -> StreamingResponse:
@@ -295,7 +299,7 @@ def _add_requests(app: FastAPI, service: Service) -> None:
         def run(report: Report) -> tuple[dict[str, Any], bytes]:
             return answer_to_event(opened.segment(asked, report))
 
-        return StreamingResponse(_events(service, opened, service.start(opened, run)), media_type=_EVENTS)
+        return StreamingResponse(_events(service, opened, *service.start(opened, run)), media_type=_EVENTS)
 
     @app.delete("/v1/sessions/{session}/job", summary="Cancel what the session is waiting for")
     async def cancel(session: str) -> dict[str, bool]:
@@ -312,7 +316,7 @@ _EVENTS = "application/vnd.gsmedseg.events"
 
 
 async def _events(
-    service: Service, session: Session, told: asyncio.Queue[tuple[str, Any]]
+    service: Service, session: Session, job: Job, told: asyncio.Queue[tuple[str, Any]]
 ) -> AsyncIterator[bytes]:
     """What a job tells, with a sign of life at least every `HEARTBEAT_S`."""
     ended = False
@@ -333,8 +337,8 @@ async def _events(
                 header, payload = value if isinstance(value, tuple) else (value, b"")
                 yield event(header, payload)
     finally:
-        if not ended:  # the client went away
-            service.worker.cancel(session.id)
+        if not ended:  # the client went away; a newer job of its session goes on
+            job.cancel()
         with suppress(NoSession):
             service.sessions.get(session.id)  # its time without use begins now
 

@@ -29,6 +29,9 @@ PROTOCOL_HEADER = "GSMedSeg-Protocol"
 
 DEFAULT_PORT = 8731
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine that only programs on it can mean."""
+
 CHUNK_BYTES = 4 * 2**20
 """Bytes of an image, not compressed, that one request carries."""
 

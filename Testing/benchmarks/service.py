@@ -62,7 +62,7 @@ def main() -> int:
     def through_service(kji: tuple[int, int, int], positive: bool) -> float:
         began = time.perf_counter()
         interaction.add_click("a", voxel_to_world(volume, kji), positive)
-        interaction.refresh("a")
+        interaction.segment("a")
         while interaction.busy:
             for told in interaction.update(background.poll(POLL_S)):
                 if told.error is not None:

@@ -15,8 +15,9 @@ import SimpleITK as sitk
 from Testing.mrml.conftest import OBLIQUE, slicer, turned, vtk  # isort: skip - skips without Slicer
 
 from GSMedSegLib.cropped import crop  # isort: skip
+from GSMedSegLib.hint import next_click  # isort: skip
 from GSMedSegLib.mrml.interaction import Interaction  # isort: skip
-from GSMedSegLib.mrml.segments import new_segmentation, read_mask, write_mask  # isort: skip
+from GSMedSegLib.mrml.segments import new_segmentation, read_mask, set_locked, write_mask  # isort: skip
 from GSMedSegLib.mrml.volumes import ijk_to_ras_of, image_of, voxel_to_world  # isort: skip
 from GSMedSegLib.npz import read_case
 from GSMedSegLib.predictor import Predictor
@@ -44,7 +45,7 @@ class Desk:
     def click(self, name: str, kji: tuple[int, int, int], positive: bool = True) -> None:
         """A click on a voxel, and its mask."""
         assert self.interaction.add_click(name, voxel_to_world(self.volume, kji), positive) == kji
-        self.interaction.refresh(name)
+        self.interaction.segment(name)
         self.wait()
 
     def wait(self) -> list[Told]:
@@ -135,7 +136,7 @@ def test_a_box_in_the_world(desk: Desk):
     corners = [voxel_to_world(desk.volume, [(low, high)[c >> a & 1][a] for a in range(3)]) for c in range(8)]
     box = desk.interaction.set_box("a", corners)
     assert box == Box(low, high)
-    desk.interaction.refresh("a")
+    desk.interaction.segment("a")
     desk.wait()
     assert np.array_equal(desk.mask("a"), desk.truth(ObjectPrompts((), box)))
 
@@ -181,16 +182,9 @@ def test_background_clicks_alone_wait_for_a_foreground_click(desk: Desk):
 def test_cancel_takes_the_click_back(desk: Desk):
     desk.click("a", FIRST)
     before = desk.mask("a")
-    go = threading.Event()
-    check = desk.served.engine.interrupt
-
-    def slow() -> None:
-        while not go.wait(0.01):
-            check()
-
-    desk.served.engine.interrupt = slow
+    go = hold_up(desk)
     desk.interaction.add_click("a", voxel_to_world(desk.volume, (9, 9, 9)), True)
-    desk.interaction.refresh("a")
+    desk.interaction.segment("a")
     assert desk.interaction.busy
     assert desk.interaction.cancel() == ["a"]
     assert not desk.interaction.busy
@@ -204,7 +198,7 @@ def test_cancel_takes_the_click_back(desk: Desk):
 def test_clicks_in_a_hurry_give_the_last_mask(desk: Desk):
     for kji in (FIRST, (9, 9, 9), (7, 7, 7)):
         desk.interaction.add_click("a", voxel_to_world(desk.volume, kji), True)
-        desk.interaction.refresh("a")
+        desk.interaction.segment("a")
     desk.wait()
     assert np.array_equal(desk.mask("a"), desk.truth(clicks(FIRST, (9, 9, 9), (7, 7, 7))))
 
@@ -219,18 +213,115 @@ def test_a_click_outside_changes_nothing(desk: Desk):
 
 def test_a_segment_removed_while_its_mask_is_made(desk: Desk):
     desk.interaction.add_click("a", voxel_to_world(desk.volume, FIRST), True)
-    desk.interaction.refresh("a")
+    desk.interaction.segment("a")
     desk.segmentation.GetSegmentation().RemoveSegment("a")
     desk.wait()
     desk.click("b", FIRST)
     assert desk.mask("b").any()
 
 
-def test_the_hint_is_a_place_in_the_volume(desk: Desk):
+def test_the_hint_is_the_engines_own(desk: Desk):
     desk.interaction.wants_hint = True
     desk.click("a", FIRST)
-    ras = desk.interaction.hint_ras
-    assert ras is None or np.isfinite(ras).all()
+    predictor = Predictor(desk.served.engine)
+    predictor.set_image(image_of(desk.volume), ijk_to_ras_of(desk.volume))
+    segment = predictor.segment_from(clicks(FIRST))
+    hint = next_click(segment, clicks(FIRST).clicks, (2.4, 0.8, 0.5))
+    assert hint is not None
+    assert np.allclose(desk.interaction.hint_ras, voxel_to_world(desk.volume, hint.kji))
+
+
+def paint(desk: Desk) -> np.ndarray:
+    """Paints a block into segment a, by other means than clicks."""
+    painted = np.zeros(image_of(desk.volume).shape, bool)
+    painted[7:10, 7:10, 7:10] = True
+    write_mask(desk.segmentation, "a", desk.volume, crop(painted))
+    return painted
+
+
+def test_a_painted_segment_without_clicks_is_never_emptied(desk: Desk):
+    painted = paint(desk)
+    with pytest.raises(RuntimeError, match="click on the object first"):
+        desk.interaction.segment("a")
+    assert desk.interaction.undo() is None
+    assert np.array_equal(desk.mask("a"), painted)
+
+
+def test_paint_after_a_click_is_undone_and_redone_like_a_click(desk: Desk):
+    desk.click("a", FIRST)
+    clicked = desk.mask("a")
+    painted = paint(desk)
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), clicked)
+    assert desk.interaction.redo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), painted)
+
+
+def test_a_locked_segment_takes_no_click(desk: Desk):
+    desk.click("a", FIRST)
+    before = desk.mask("a")
+    set_locked(desk.segmentation, "a", True)
+    for step in (lambda: desk.click("a", BESIDE, False), desk.interaction.undo):
+        with pytest.raises(ValueError, match="is locked"):
+            step()
+    assert [click.kji for click in desk.interaction.ledger.clicks("a")] == [FIRST]
+    assert np.array_equal(desk.mask("a"), before)
+
+
+def test_a_segment_locked_while_its_mask_is_made_stays_and_says_so(desk: Desk):
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, FIRST), True)
+    desk.interaction.segment("a")
+    set_locked(desk.segmentation, "a", True)
+    told: list[Told] = []
+
+    def done() -> bool:
+        told.extend(desk.interaction.update(desk.background.poll()))
+        return not desk.interaction.busy
+
+    wait_until(done)
+    assert "is locked" in str(told[-1].error)
+    assert not desk.mask("a").any()
+
+
+def hold_up(desk: Desk) -> threading.Event:
+    """Holds the engine up until the event is set."""
+    go, check = threading.Event(), desk.served.engine.interrupt
+
+    def slow() -> None:
+        while not go.wait(0.01):
+            check()
+
+    desk.served.engine.interrupt = slow
+    return go
+
+
+def test_cancel_after_loading_keeps_the_earlier_clicks(desk: Desk):
+    """As after a scene was loaded: what made the mask is in the scene alone."""
+    desk.click("a", FIRST)
+    desk.click("a", BESIDE, False)
+    again = Desk(desk.served, desk.volume, desk.segmentation)
+    go = hold_up(again)
+    again.interaction.add_click("a", voxel_to_world(again.volume, (9, 9, 9)), True)
+    again.interaction.segment("a")
+    assert again.interaction.cancel() == ["a"]
+    go.set()
+    assert [click.kji for click in again.interaction.ledger.clicks("a")] == [FIRST, BESIDE]
+    again.background.close()
+
+
+def test_cancel_of_an_undo_brings_the_click_back(desk: Desk):
+    desk.click("a", FIRST)
+    desk.click("a", BESIDE, False)
+    before = desk.mask("a")
+    desk.background._answers.clear()  # what is remembered here would be there at once
+    go = hold_up(desk)
+    assert desk.interaction.undo() == "a"
+    assert desk.interaction.cancel() == ["a"]
+    go.set()
+    assert [click.kji for click in desk.interaction.ledger.clicks("a")] == [FIRST, BESIDE]
+    assert np.array_equal(desk.mask("a"), before)
 
 
 def test_the_clicks_are_replayed_without_slicer(desk: Desk, tmp_path: Path):

@@ -175,7 +175,15 @@ class CoreIOManager:
         return self._scene.GetNodeByID(node_id) if node_id else None
 
     def _load_model(self, path: Path, _properties: Mapping[str, Any]) -> Any | None:
-        return slicer.modules.models.logic().AddModel(str(path))
+        storage = slicer.vtkMRMLModelStorageNode()
+        storage.SetFileName(str(path))
+        node = self._scene.AddNewNodeByClass("vtkMRMLModelNode", _base_name(path))
+        if not storage.ReadData(node):
+            self._scene.RemoveNode(node)
+            return None
+        node.SetAndObserveStorageNodeID(self._scene.AddNode(storage).GetID())
+        node.CreateDefaultDisplayNodes()
+        return node
 
     def _load_transform(self, path: Path, _properties: Mapping[str, Any]) -> Any | None:
         return slicer.modules.transforms.logic().AddTransform(str(path), self._scene)
