@@ -48,12 +48,14 @@ def _serve(options: argparse.Namespace) -> int:
         import psutil
 
         from GSMedSegLib.service.listener import Listener
-        from GSMedSegLib.service.server import LOOPBACK, make_app
+        from GSMedSegLib.service.server import LOOPBACK, Service, make_app
     except ModuleNotFoundError as error:
         raise RuntimeError(
             f"gsmedseg serve needs {error.name}; install it with: pip install 'gsmedseg[server]'"
         ) from error
     import logging
+    import signal
+    import threading
 
     from GSMedSegLib.predictor import load_engine
 
@@ -67,10 +69,23 @@ def _serve(options: argparse.Namespace) -> int:
     engine = load_engine(options.weights, options.device, options.precision)
     hosts = LOOPBACK if local else frozenset()
     about = {"weights": Path(options.weights).name, "license": engine.metadata.get("license", "")}
-    listener = Listener(make_app(engine, token, hosts, limits, about), options.host, options.port, tls)
+    service = Service(engine, limits, about)
+    listener = Listener(make_app(service, token, hosts), options.host, options.port, tls)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: listener.end())
     if options.until_input_ends:
         listener.end_with_input()
-    listener.run()
+
+    def listen() -> None:
+        try:
+            listener.run()
+        finally:  # also when it could not begin
+            service.worker.close()
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    service.worker.work()  # until the application ends, and with it the worker
+    listening.join()
     return 0 if listener.started else FAILED
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import selectors
 import socket
 import ssl
 import threading
@@ -268,6 +269,8 @@ class EngineClient:
     @contextmanager
     def _kept(self) -> Iterator[http.client.HTTPConnection]:
         """The connection; after anything but a whole answer it is closed."""
+        if self._connection is not None and _dropped(self._connection):
+            self.close()
         if self._connection is None:
             self._connection = self._connect()
         whole = False
@@ -324,6 +327,16 @@ class EngineClient:
             answer = _read_json(response)
             raise error_of(answer.get("error"), answer.get("message"))
         return response
+
+
+def _dropped(connection: http.client.HTTPConnection) -> bool:
+    """Whether the other end closed a connection that nobody used for a while: there is its end to be read."""
+    sock = cast("socket.socket | None", connection.sock)
+    if sock is None:
+        return False  # not connected; the next request connects
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _read_json(response: http.client.HTTPResponse) -> dict[str, Any]:

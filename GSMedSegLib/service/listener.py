@@ -52,12 +52,16 @@ class Listener(uvicorn.Server):
         scheme = "https" if self.config.is_ssl else "http"
         print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
+    def end(self) -> None:
+        """Stop listening, finish or cancel what is under way, and return from `run`; from any thread."""
+        self.should_exit = True
+
     def end_with_input(self) -> None:
         """End when nobody can write to the standard input any more, as when the parent process ended."""
 
         def wait() -> None:
             while os.read(sys.stdin.fileno(), 4096):
                 pass
-            self.should_exit = True
+            self.end()
 
         threading.Thread(target=wait, daemon=True).start()

@@ -78,16 +78,24 @@ class NewQuestion(BaseModel):
 
 
 class Service:
-    """The state behind the requests.
+    """The state behind the requests. Nothing is answered before some thread runs `worker.work`.
 
     Args:
-        engine: runs the network.
+        engine: runs the network; the service takes it over.
         limits: what is taken on.
-        about: what clients are told of the engine.
+        about: more to tell clients of the engine.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, about: Mapping[str, Any]) -> None:
-        self.engine, self.limits, self.about = engine, limits, dict(about)
+    def __init__(self, engine: Engine, limits: Limits, about: Mapping[str, Any] | None = None) -> None:
+        self.engine, self.limits = engine, limits
+        self.about = {
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "device": str(engine.device),
+            "precision": str(engine.precision).removeprefix("torch."),
+            "limits": {"image_voxels": limits.image_voxels, "sessions": limits.sessions},
+            **(about or {}),
+        }
         self.registry = CollectorRegistry()
         self._jobs = Counter("gsmedseg_jobs", "Jobs by how they ended", ["end"], registry=self.registry)
         self._seconds = Histogram("gsmedseg_job_seconds", "How long jobs ran", registry=self.registry)
@@ -144,32 +152,15 @@ class Service:
         return job, told
 
 
-def make_app(
-    engine: Engine,
-    token: str | None = None,
-    hosts: frozenset[str] = LOOPBACK,
-    limits: Limits | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> Guard:
+def make_app(service: Service, token: str | None = None, hosts: frozenset[str] = LOOPBACK) -> Guard:
     """The service as an ASGI application.
 
     Args:
-        engine: runs the network; the service takes it over.
+        service: the state behind it; its worker is closed when the application ends.
         token: that every request must have; None for a random one, which nobody knows but `Guard`.
         hosts: names by which the service may be called; empty for any.
-        limits: what it takes on.
-        about: more to tell clients of the engine.
     """
-    limits = limits or Limits()
-    facts = {
-        "version": __version__,
-        "protocol": PROTOCOL,
-        "device": str(engine.device),
-        "precision": str(engine.precision).removeprefix("torch."),
-        "limits": {"image_voxels": limits.image_voxels, "sessions": limits.sessions},
-        **(about or {}),
-    }
-    service = Service(engine, limits, facts)
+    limits = service.limits
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

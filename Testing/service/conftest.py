@@ -17,7 +17,7 @@ pytest.importorskip("fastapi", reason="the service needs the extra: pip install 
 
 from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.listener import Listener
-from GSMedSegLib.service.server import make_app
+from GSMedSegLib.service.server import Service, make_app
 from GSMedSegLib.service.sessions import Limits
 
 TOKEN = "a-token-for-the-tests"
@@ -34,7 +34,9 @@ class Served:
 
     def __init__(self, engine: Any, limits: Limits, port: int = 0, tls: Any = None) -> None:
         self.engine = engine
-        self.listener = Listener(make_app(engine, TOKEN, limits=limits), "127.0.0.1", port, tls)
+        service = Service(engine, limits)
+        self.listener = Listener(make_app(service, TOKEN), "127.0.0.1", port, tls)
+        self._working = threading.Thread(target=service.worker.work, daemon=True)
         self._thread = threading.Thread(target=lambda: asyncio.run(self.listener.serve()), daemon=True)
 
     @property
@@ -46,14 +48,16 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> Served:
+        self._working.start()
         self._thread.start()
         wait_until(lambda: self.listener.started)
         return self
 
     def stop(self) -> None:
-        self.listener.should_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive(), "the service does not end"
+        self.listener.end()
+        for thread in (self._thread, self._working):
+            thread.join(20)
+            assert not thread.is_alive(), "the service does not end"
 
     def client(self, **options: Any) -> EngineClient:
         return EngineClient(self.url, TOKEN, **options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -105,6 +107,31 @@ def _lives(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill(pid, 0) ends the process on Windows")
 def test_the_check_for_life_works():
     assert _lives(os.getpid())
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals for other processes")
+def test_a_signal_ends_it_cleanly(name: str):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    engine = OwnEngine(arguments=["--device", "cpu", "--precision", "fp32"], environment=environment)
+    engine.connect()
+    process = engine._process
+    assert process is not None
+    process.send_signal(getattr(signal, name))
+    assert process.wait(30) == 0
+    engine.stop()
+
+
+def test_a_port_that_is_taken_is_told():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GSMEDSEG_TOKEN": TOKEN}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "GSMedSegLib.cli", "serve", "--device", "cpu", "--port", port]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert told.returncode == 2
+    assert "in use" in told.stderr
 
 
 def test_an_engine_that_cannot_start_says_why():

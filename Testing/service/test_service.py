@@ -90,6 +90,17 @@ def test_clicks_share_a_connection(serve: Serve, image: np.ndarray):
         assert client._connection is connection
 
 
+def test_a_connection_closed_while_nobody_clicked_is_no_lost_engine(serve: Serve, image: np.ndarray):
+    """Servers and proxies close idle connections after some seconds."""
+    with serve() as served:
+        served.listener.config.timeout_keep_alive = 0
+        client = served.client()
+        session = client.open(ImageBytes(image), MATRIX)
+        for _ in range(3):
+            time.sleep(0.2)
+            assert client.segment(session, Question(ON_FIRST), image.shape).mask.shape == image.shape
+
+
 def test_what_the_engine_says_of_itself(serve: Serve):
     with serve() as served:
         facts = served.client().about()
