@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import selectors
 import socket
 import ssl
 import threading
@@ -269,8 +268,6 @@ class EngineClient:
     @contextmanager
     def _kept(self) -> Iterator[http.client.HTTPConnection]:
         """The connection; after anything but a whole answer it is closed."""
-        if self._connection is not None and _dropped(self._connection):
-            self.close()
         if self._connection is None:
             self._connection = self._connect()
         whole = False
@@ -317,26 +314,23 @@ class EngineClient:
     ) -> http.client.HTTPResponse:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if body is not None and data is not body else {}
-        connection.request(verb, path, data, {**self._headers, **kind, **headers})
-        if connection.sock is not None:
-            cast(socket.socket, connection.sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        response = connection.getresponse()
+        used_before = cast("socket.socket | None", connection.sock) is not None
+        try:
+            connection.request(verb, path, data, {**self._headers, **kind, **headers})
+            response = connection.getresponse()
+        except ConnectionError:
+            if not used_before:
+                raise
+            # Servers and proxies close idle connections; the same request twice does no harm.
+            connection.close()
+            connection.request(verb, path, data, {**self._headers, **kind, **headers})
+            response = connection.getresponse()
         if response.headers.get(PROTOCOL_HEADER) is None:
             raise NotGSMedSeg(_foreign(self.address.url, response))
         if response.status >= 400:
             answer = _read_json(response)
             raise error_of(answer.get("error"), answer.get("message"))
         return response
-
-
-def _dropped(connection: http.client.HTTPConnection) -> bool:
-    """Whether the other end closed a connection that nobody used for a while: there is its end to be read."""
-    sock = cast("socket.socket | None", connection.sock)
-    if sock is None:
-        return False  # not connected; the next request connects
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(0))
 
 
 def _read_json(response: http.client.HTTPResponse) -> dict[str, Any]:
