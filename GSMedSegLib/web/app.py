@@ -1,0 +1,488 @@
+"""The app: what happens in the page meets the workspace, and what the engine answers meets the page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+from numpy.typing import NDArray
+from trame.app import get_server
+
+from GSMedSegLib.console import reason
+from GSMedSegLib.mrml.placement import Placement
+from GSMedSegLib.mrml.segments import Overwrite
+from GSMedSegLib.service.background import Told
+from GSMedSegLib.service.engines import EngineSource
+from GSMedSegLib.web.autosave import Autosave, digest_of
+from GSMedSegLib.web.gate import make_gate
+from GSMedSegLib.web.opening import Opened, open_example, open_path, unpack
+from GSMedSegLib.web.page import MODES, STATE, build_page
+from GSMedSegLib.web.saving import plan
+from GSMedSegLib.web.surfaces import Surfaces, surface_of
+from GSMedSegLib.web.transfers import Transfers
+from GSMedSegLib.web.views import NAMES, SURFACE, Views, interaction_node
+from GSMedSegLib.web.workspace import WARM_UP, Workspace
+
+POLL_S = 0.02
+SURFACE_S = 0.1
+"""Masks that follow each other within so long have their surface drawn once."""
+
+AUTOSAVE_S = 2.0
+"""After so long without a change what was done is kept."""
+
+SERVE = Path(__file__).with_name("serve")
+
+DOING = {
+    "engine": "Starting the engine…",
+    "image": "Sending the image to the engine…",
+    "recovering": "The engine was lost; starting it again…",
+    "clicks": "Segmenting…",
+}
+
+READY = "Ready: click on the object"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served, and to whom.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 for any that is free.
+        token: that every request must have.
+        tls: certificate and key files, to encrypt, or None.
+    """
+
+    host: str
+    port: int
+    token: str
+    tls: tuple[Path, Path] | None = None
+
+    def url(self, port: int) -> str:
+        """As it is opened in a browser, when it is served on a port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{port}/?token={self.token}"
+
+
+class WebApp:
+    """One user's page. Everything happens in one thread, but for the questions and slow files.
+
+    Args:
+        source: where the engine comes from.
+        autosave: keeps what is done; None for not at all.
+        engine_name: told in the page.
+    """
+
+    def __init__(self, source: EngineSource, autosave: Autosave | None, engine_name: str) -> None:
+        from trame_slicer.core import SlicerApp
+
+        core = SlicerApp()
+        slicer.mrmlScene = core.scene
+        self._autosave = autosave
+        self._server = get_server(client_type="vue3")
+        self._state: Any = self._server.state
+        self._state.update({**STATE, "engine": engine_name, "trame__title": "GSMedSeg"})
+        self._server.enable_module(
+            {
+                "serve": {"gsmedseg": str(SERVE)},
+                "scripts": ["gsmedseg/gsmedseg.js"],
+                "styles": ["gsmedseg/gsmedseg.css"],
+            }
+        )
+        self.workspace = Workspace(core.scene, source)
+        self._views = Views(core, self._server, self._maximise)
+        self._interaction = interaction_node(core.scene)
+        self._placement = Placement(core.scene, self._clicked, self._boxed, self._mode_changed)
+        self._surfaces = Surfaces(core.scene, self._views.node(SURFACE).GetID())
+        self._transfers = Transfers(self._save)
+        self._dicom_files: tuple[Path, ...] = ()
+        self._batch = ""
+        self._digest = ""
+        self._shown = self._kept = -1
+        self._changed_s = self._surface_s = 0.0
+        self._page = build_page(self._server, self)
+        self._listen()
+
+    def run(self, address: Address, image: Path | None, series: str | None, ready: Callable[[str], None]) -> None:
+        """Serve the page until the process is told to end.
+
+        Args:
+            address: where.
+            image: to open at once.
+            series: of the image, if it is a folder of DICOM files.
+            ready: called with the page's address when it can be opened.
+        """
+        controller = self._server.controller
+        background: list[asyncio.Task[None]] = []
+
+        def bind(server: Any) -> None:
+            server.app.middlewares.append(make_gate(address.token))
+            server.app.add_routes(self._transfers.routes())
+
+        def started(**_: Any) -> None:
+            ready(address.url(self._server.port))
+            background.append(asyncio.get_running_loop().create_task(self._watch()))
+            if image is not None:
+                background.append(
+                    asyncio.get_running_loop().create_task(self._open(lambda: open_path(image, series), image.name))
+                )
+
+        controller.on_server_bind.add(bind)
+        controller.on_server_ready.add(started)
+        if address.tls is not None:
+            self._server.cli.set_defaults(ssl=",".join(map(str, address.tls)))
+        try:
+            self._server.start(
+                host=address.host,
+                port=address.port,
+                open_browser=False,
+                show_connection_info=False,
+                disable_logging=True,
+                timeout=0,
+            )
+        finally:
+            for task in background:
+                task.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Keep what was done, and let go of everything."""
+        self._keep()
+        self.workspace.close()
+        self._transfers.close()
+
+    # What the user does
+
+    def act(self, action: str) -> None:
+        """One of the keys' actions, such as "undo"."""
+        if action in NAMES:
+            self._maximise(action)
+            return
+        if not self._state.image:
+            return
+        workspace = self.workspace
+        do: dict[str, Callable[[], Any]] = {
+            "undo": workspace.undo,
+            "redo": workspace.redo,
+            "cancel": workspace.cancel,
+            "add": workspace.add_segment,
+            "hint": self._show_hint,
+            "escape": self._escape,
+            **{name: self._mode_setter(name) for name, *_ in MODES},
+        }
+        if action in do:
+            self._try(do[action])
+
+    def on_segment(self, what: str, segment_id: str, value: Any = None) -> None:
+        """Something about a segment: choose, name, visible, locked, clear or remove."""
+        workspace = self.workspace
+        do: dict[str, Callable[[], Any]] = {
+            "choose": lambda: workspace.choose(segment_id),
+            "name": lambda: self._rename(segment_id, str(value)),
+            "visible": lambda: workspace.set_visible(segment_id, bool(value)),
+            "locked": lambda: workspace.set_lock(segment_id, bool(value)),
+            "clear": lambda: self._clear(segment_id),
+            "remove": lambda: workspace.remove(segment_id),
+        }
+        if what in do:
+            self._try(do[what])
+
+    async def open_example(self) -> None:
+        """Open the built-in image."""
+        await self._open(open_example, "the example")
+
+    async def open_upload(self, batch: str) -> None:
+        """Open what the browser sent."""
+
+        def read() -> Opened:
+            folder = self._transfers.take(batch)
+            unpack(folder)
+            return open_path(folder)
+
+        if await self._open(read, "the image", batch):
+            self._transfers.forget(self._batch)
+            self._batch = batch
+        else:
+            self._transfers.forget(batch)
+
+    def start_over(self) -> None:
+        """Let go of all segments, and of what is kept."""
+        if self.workspace.image is not None:
+            if self._autosave is not None:
+                self._autosave.forget(self._digest)
+            self._show_image(Opened(self.workspace.image, self._dicom_files), self._digest)
+
+    def auto_range(self) -> None:
+        """Brightness and contrast as at first."""
+        self._try(lambda: self.workspace.set_range(*self.workspace.typical_range()))
+        self._show_range()
+
+    def fail(self, text: str) -> None:
+        """Tell what went wrong."""
+        self._state.update({"error": text, "failed": True, "opening": ""})
+
+    # What the page is connected to
+
+    def _listen(self) -> None:
+        server = self._server
+        server.trigger("act")(self.act)
+        server.trigger("open_upload")(self.open_upload)
+        server.trigger("fail")(self.fail)
+        server.state.change("opacity")(lambda opacity, **_: self.workspace.set_opacity(float(opacity)))
+        server.state.change("surface")(lambda **_: self._show_surfaces(set()))
+        server.state.change("shown_range")(self._range_moved)
+        server.state.change("smoothing_mm", "hint", "overwrite")(self._options_changed)
+
+    def _options_changed(self, smoothing_mm: float, hint: bool, overwrite: str, **_: Any) -> None:
+        self.workspace.set_options(Overwrite(overwrite), float(smoothing_mm), bool(hint))
+        self._show_clicks()
+
+    def _range_moved(self, shown_range: list[float], **_: Any) -> None:
+        if self.workspace.volume is not None and list(self.workspace.shown_range()) != shown_range:
+            self.workspace.set_range(*shown_range)
+
+    def _clicked(self, ras: NDArray[np.float64], positive: bool) -> bool:
+        try:
+            self.workspace.click(ras, positive)
+        except (ValueError, RuntimeError) as error:
+            self._state.message = str(error)
+            return False
+        self._views.jump_to(ras)
+        return True
+
+    def _boxed(self, corners_ras: NDArray[np.float64]) -> None:
+        self._try(lambda: self.workspace.box(corners_ras))
+        self._placement.hide_box()
+
+    def _mode_changed(self) -> None:
+        if not hasattr(self, "_placement"):
+            return
+        windowing = self._interaction.GetCurrentInteractionMode() == self._interaction.AdjustWindowLevel
+        self._state.mode = self._placement.active or ("window" if windowing else "view")
+
+    def _mode_setter(self, mode: str) -> Callable[[], None]:
+        def set_mode() -> None:
+            again = self._state.mode == mode
+            self._placement.stop()
+            self._interaction.SetCurrentInteractionMode(self._interaction.ViewTransform)
+            if mode == "window" and not again:
+                self._interaction.SetCurrentInteractionMode(self._interaction.AdjustWindowLevel)
+            elif mode in ("foreground", "background", "box"):
+                self._placement.start(mode)
+            self._mode_changed()
+
+        return set_mode
+
+    def _escape(self) -> None:
+        if self.workspace.busy:
+            self.workspace.cancel()
+            self._state.message = "Cancelled; the mask before stays"
+        else:
+            self._mode_setter("view")()
+
+    def _show_hint(self) -> None:
+        self._state.hint = True
+        self.workspace.set_options(hint=True)
+        ras = self.workspace.hint_ras()
+        if ras is not None:
+            self._views.jump_to(ras)
+
+    def _rename(self, segment_id: str, name: str) -> None:
+        self._state.renaming = ""
+        self.workspace.rename(segment_id, name)
+
+    def _clear(self, segment_id: str) -> None:
+        self.workspace.choose(segment_id)
+        self.workspace.clear()
+
+    def _maximise(self, name: str) -> None:
+        self._state.maximised = "" if self._state.maximised == name else name
+
+    def _try(self, do: Callable[[], Any]) -> None:
+        """Does something; what goes wrong is told in the page."""
+        try:
+            do()
+        except (ValueError, RuntimeError, OSError) as error:
+            self.fail(reason(error))
+        self._show()
+
+    # Opening and saving
+
+    async def _open(self, read: Callable[[], Opened], what: str, batch: str = "") -> bool:
+        """Reads an image in a thread and shows it; whether that went well."""
+        with self._state as state:
+            state.opening = f"Opening {what}…"
+        loop = asyncio.get_running_loop()
+        try:
+            opened = await loop.run_in_executor(None, read)
+            digest = await loop.run_in_executor(None, digest_of, opened.volume)
+            with self._state:
+                self._keep()
+                self._show_image(opened, digest)
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            with self._state:
+                self.fail(self._without_folder(reason(error), batch))
+            return False
+        with self._state as state:
+            state.opening = ""
+        self.workspace.warm_up()
+        return True
+
+    def _without_folder(self, text: str, batch: str) -> str:
+        """An error's text without the folder that uploads are in, which means nothing to the user."""
+        if batch:
+            folder = str(self._transfers.take(batch))
+            text = text.replace(f"{folder}/", "").replace(folder, "the folder")
+        return text
+
+    def _show_image(self, opened: Opened, digest: str) -> None:
+        self._placement.stop()
+        self._surfaces.keep(set())
+        workspace, image = self.workspace, opened.volume
+        workspace.open(image)
+        self._dicom_files, self._digest = opened.dicom_files, digest
+        k, j, i = image.shape
+        mm = " × ".join(f"{side:.3g}" for side in image.spacing_kji_mm[::-1])
+        info = f"{i} × {j} × {k} voxels of {mm} mm"
+        self._state.update({"image": image.name, "image_info": info, "message": opened.remark or info, "seconds": ""})
+        self._show_range()
+        self._views.show(workspace.volume)
+        kept = None if self._autosave is None else self._autosave.load(digest, workspace.volume)
+        if kept is not None:
+            workspace.restore(kept.segmentation, kept.segment_id)
+            when = time.strftime("%d %b, %H:%M", time.localtime(kept.saved_at))
+            self._state.message = f"Segments and clicks of {when} are back"
+        self._kept = workspace.changes
+        self._mode_setter("view" if kept is not None else "foreground")()
+        self._show()
+
+    async def _save(self, kind: str, folder: Path) -> Path:
+        path, write = plan(self.workspace, kind, folder, self._dicom_files)
+        await asyncio.get_running_loop().run_in_executor(None, write)
+        return path
+
+    def _keep(self) -> None:
+        """Keeps segments and clicks, if they are others than those kept."""
+        workspace = self.workspace
+        if self._autosave is None or workspace.image is None or workspace.changes == self._kept:
+            return
+        self._kept = workspace.changes
+        try:
+            ledger = workspace.interaction.ledger
+            self._autosave.save(self._digest, workspace.segmentation, ledger, workspace.segment_id)
+        except OSError as error:
+            self._state.saved = f"not kept: {reason(error)}"
+        else:
+            self._state.saved = time.strftime("kept %H:%M")
+
+    # What comes back
+
+    async def _watch(self) -> None:
+        """Brings what the engine answered, and what the user did, into the page."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            told = self.workspace.poll()
+            now = time.monotonic()
+            if told or self._shown != self.workspace.changes:
+                with self._state:
+                    for one in told:
+                        self._tell(one)
+                    self._show()
+            if self.workspace.changed_segments and now > self._surface_s + SURFACE_S:
+                with self._state:
+                    self._show_surfaces(set(self.workspace.changed_segments))
+                self.workspace.changed_segments.clear()
+                self._surface_s = time.monotonic()
+            if self._kept != self.workspace.changes and not self.workspace.busy and now > self._changed_s + AUTOSAVE_S:
+                with self._state:
+                    self._keep()
+
+    def _tell(self, told: Told) -> None:
+        state = self._state
+        if told.tag == WARM_UP and not self.workspace.busy:
+            if told.error is not None:
+                self.fail(f"The engine does not start: {told.error}")
+            state.message = READY if told.answer is not None else DOING.get(told.doing, "")
+        elif told.tag == WARM_UP:
+            return
+        elif told.error is not None:
+            self.fail(f"The mask could not be made: {told.error}")
+        elif told.answer is not None:
+            empty = told.answer.mask.array.size == 0
+            state.message = "No object found here; click nearer to its middle" if empty else "Done"
+            state.seconds = f"{self.workspace.last_s:.2f} s"
+        else:
+            state.message = DOING[told.doing]
+            state.progress = round(100 * told.done / told.total) if told.total > 1 else -1
+
+    def _show(self) -> None:
+        """Brings the page up to date with the workspace."""
+        workspace, state = self.workspace, self._state
+        if workspace.image is None:
+            return
+        if self._shown != workspace.changes:
+            self._changed_s = time.monotonic()
+            self._shown = workspace.changes
+        interaction = workspace.interaction
+        rows = workspace.rows()
+        state.segments = [
+            {
+                "id": row.id,
+                "name": row.name,
+                "color": row.color,
+                "visible": row.visible,
+                "locked": row.locked,
+                "clicks": row.clicks,
+                "volume": _volume(row.volume_ml),
+            }
+            for row in rows
+        ]
+        state.update(
+            {
+                "segment_id": workspace.segment_id,
+                "can_undo": interaction.can_undo,
+                "can_redo": interaction.can_redo,
+                "busy": workspace.busy,
+            }
+        )
+        self._show_clicks()
+        for row in rows:
+            self._surfaces.show(row.id, None, row.color, row.visible and bool(state.surface))
+        self._surfaces.keep({row.id for row in rows})
+
+    def _show_clicks(self) -> None:
+        hint = self.workspace.hint_ras()
+        self._state.hint_known = hint is not None
+        self._placement.show(self.workspace.clicks_ras(), hint)
+
+    def _show_surfaces(self, changed: set[str]) -> None:
+        workspace = self.workspace
+        if workspace.image is None:
+            return
+        for row in workspace.rows():
+            surface = None
+            if row.id in changed:
+                surface = surface_of(workspace.mask(row.id), workspace.image.ijk_to_ras)
+            self._surfaces.show(row.id, surface, row.color, row.visible and bool(self._state.surface))
+
+    def _show_range(self) -> None:
+        low, high = self.workspace.full_range()
+        self._state.update(
+            {
+                "full_range": [low, high],
+                "range_step": (high - low) / 500 or 1.0,
+                "shown_range": list(self.workspace.shown_range()),
+            }
+        )
+
+
+def _volume(size_ml: float) -> str:
+    if size_ml == 0:
+        return "empty"
+    return f"{size_ml:.3g} ml" if size_ml >= 0.1 else f"{1000 * size_ml:.3g} mm³"

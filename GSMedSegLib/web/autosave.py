@@ -1,0 +1,137 @@
+"""What a user did, kept on this computer, so that it is there again when the same image is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.mrml.ledgers import store_ledger
+from GSMedSegLib.prompts import ClickLedger
+from GSMedSegLib.volume_io import Volume
+
+KEPT_DAYS = 30
+"""After so long without a change what was kept is deleted."""
+
+_SEGMENTS, _ABOUT = "segments.seg.nrrd", "clicks.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Segments and clicks on an image, as they were kept.
+
+    Attributes:
+        segmentation: a node that was added to the scene, its clicks beside it.
+        segment_id: that was clicked for last.
+        saved_at: in seconds since 1970.
+    """
+
+    segmentation: Any
+    segment_id: str
+    saved_at: float
+
+
+def digest_of(image: Volume) -> str:
+    """Names an image by its voxels and place; the same file gives the same again."""
+    digest = hashlib.sha256(f"{image.shape} {image.array.dtype.str} {image.ijk_to_ras.tolist()}".encode())
+    for part in image.array:  # a slice at a time: the whole would be copied where it is not in one piece
+        digest.update(part.tobytes())
+    return digest.hexdigest()[:32]
+
+
+class Autosave:
+    """A folder with a folder for each image. It has masks and clicks, no voxels of the image.
+
+    Args:
+        folder: made when it is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, digest: str, segmentation: Any, ledger: ClickLedger, segment_id: str) -> None:
+        """Keep segments and clicks in place of those kept before.
+
+        Args:
+            digest: of the image.
+            segmentation: its node.
+            ledger: its clicks, objects named by segment ID.
+            segment_id: that is clicked for.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        folder = self._folder / digest
+        folder.mkdir(parents=True, exist_ok=True)
+        write_segmentation(segmentation, folder / _SEGMENTS)
+        about = {"segment_id": segment_id, "saved_at": time.time(), "ledger": json.loads(ledger.to_json())}
+        with atomic_path(folder / _ABOUT) as path:
+            path.write_text(json.dumps(about), encoding="utf-8")
+
+    def load(self, digest: str, volume: Any) -> Kept | None:
+        """Bring back what was kept for an image; None when there is nothing, or nothing that can be read.
+
+        Args:
+            digest: of the image.
+            volume: its node.
+        """
+        folder = self._folder / digest
+        if not (folder / _ABOUT).is_file() or not (folder / _SEGMENTS).is_file():
+            return None
+        try:
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            ledger = ClickLedger.from_json(json.dumps(about["ledger"]))
+            segment_id, saved_at = str(about["segment_id"]), float(about["saved_at"])
+            segmentation = read_segmentation(folder / _SEGMENTS, volume)
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+        store_ledger(ledger, segmentation, volume)
+        return Kept(segmentation, segment_id, saved_at)
+
+    def forget(self, digest: str) -> None:
+        """Delete what is kept for an image."""
+        shutil.rmtree(self._folder / digest, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Delete what nobody has touched for `KEPT_DAYS` days."""
+        oldest = time.time() - KEPT_DAYS * 86400
+        for about in self._folder.glob(f"*/{_ABOUT}"):
+            if about.stat().st_mtime < oldest:
+                shutil.rmtree(about.parent, ignore_errors=True)
+
+
+def write_segmentation(segmentation: Any, path: Path) -> None:
+    """Writes a segmentation node as .seg.nrrd, names, colours, codes and tags with it; whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    with atomic_path(path) as temporary:
+        storage.SetFileName(str(temporary))
+        if not storage.WriteData(segmentation) or not temporary.is_file():
+            raise OSError(f"{path.name}: the segmentation could not be written; is the disk full?")
+
+
+def read_segmentation(path: Path, volume: Any) -> Any:
+    """Reads what `write_segmentation` wrote into a new node of a volume's scene, in the volume's place.
+
+    Raises:
+        OSError: not such a file.
+    """
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    node = volume.GetScene().AddNewNodeByClass("vtkMRMLSegmentationNode", volume.GetName())
+    if not storage.ReadData(node):
+        volume.GetScene().RemoveNode(node)
+        raise OSError(f"{path.name}: a damaged segmentation")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    return node

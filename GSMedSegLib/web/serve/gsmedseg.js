@@ -1,0 +1,137 @@
+// What the page does on its own: keys, files dropped on it, uploads and downloads.
+(function () {
+  "use strict";
+
+  const ACTIONS = {
+    f: "foreground", "+": "foreground", b: "background", "-": "background", x: "box",
+    w: "window", v: "view", z: "undo", y: "redo", n: "add", h: "hint", escape: "escape",
+    1: "Axial", 2: "Coronal", 3: "Sagittal", 4: "Surface",
+  };
+
+  function set(name, value) {
+    window.trame.state.set(name, value);
+  }
+
+  function trigger(name, ...args) {
+    return window.trame.trigger(name, args);
+  }
+
+  function isTyping(target) {
+    return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && target.type !== "range";
+  }
+
+  // Before Slicer's views, which have keys of their own.
+  window.addEventListener("keydown", (event) => {
+    if (isTyping(event.target) || !window.trame) return;
+    let key = event.key.toLowerCase();
+    if (event.ctrlKey || event.metaKey) {
+      if (key === "z") key = event.shiftKey ? "y" : "z";
+      else if (key !== "y") return;
+    }
+    const action = ACTIONS[key];
+    if (!action || event.altKey) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (!event.repeat || action === "undo" || action === "redo") trigger("act", action);
+  }, true);
+
+  // Uploads
+
+  const AT_ONCE = 4;
+
+  async function upload(files) {
+    if (!files.length) return;
+    const random = crypto.getRandomValues(new Uint8Array(8));
+    const batch = Array.from(random, (part) => part.toString(16).padStart(2, "0")).join("");
+    const waiting = [...files];
+    let done = 0;
+    set("opening", `Sending ${files.length > 1 ? files.length + " files" : files[0].file.name}…`);
+
+    async function work() {
+      while (waiting.length) {
+        const { path, file } = waiting.shift();
+        const where = path.split("/").map(encodeURIComponent).join("/");
+        const answer = await fetch(`upload/${batch}/${where}`, { method: "PUT", body: file });
+        if (!answer.ok) throw new Error(await answer.text());
+        done += 1;
+        if (files.length > 1) set("opening", `Sending ${done} of ${files.length} files…`);
+      }
+    }
+
+    try {
+      await Promise.all(Array.from({ length: AT_ONCE }, work));
+      await trigger("open_upload", batch);
+    } catch (error) {
+      waiting.length = 0;
+      set("opening", "");
+      await trigger("fail", `The image could not be sent: ${error.message}`);
+    }
+  }
+
+  function choose(directory) {
+    const input = document.createElement("input");
+    input.type = "file";
+    input.multiple = true;
+    input.webkitdirectory = directory;
+    input.style.display = "none";
+    input.id = "gs-file-input";
+    document.getElementById(input.id)?.remove();
+    document.body.appendChild(input);
+    input.addEventListener("change", () => {
+      upload(Array.from(input.files, (file) => ({ path: file.webkitRelativePath || file.name, file })));
+      input.remove();
+    });
+    input.click();
+  }
+
+  async function walk(entry, found) {
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      found.push({ path: entry.fullPath.replace(/^\/+/, ""), file });
+    } else if (entry.isDirectory) {
+      const reader = entry.createReader();
+      for (;;) {
+        const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+        if (!part.length) break;
+        for (const inner of part) await walk(inner, found);
+      }
+    }
+  }
+
+  window.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("gs-drop");
+  });
+  window.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("gs-drop");
+  });
+  window.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    document.body.classList.remove("gs-drop");
+    const entries = Array.from(event.dataTransfer.items, (item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const found = [];
+    for (const entry of entries) await walk(entry, found);
+    await upload(found);
+  });
+
+  // Downloads
+
+  async function save(format) {
+    set("saving", true);
+    try {
+      const answer = await fetch(`save/${format}`);
+      if (!answer.ok) throw new Error(await answer.text());
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(await answer.blob());
+      link.download = answer.headers.get("X-Name");
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    } catch (error) {
+      await trigger("fail", error.message);
+    } finally {
+      set("saving", false);
+    }
+  }
+
+  window.gsmedseg = { choose, save, upload };
+})();

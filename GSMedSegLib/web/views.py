@@ -1,0 +1,216 @@
+"""The four views of the page: three slices and the surface, as Slicer draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import slicer
+from numpy.typing import ArrayLike
+from trame.widgets import html
+from trame.widgets import vuetify3 as v
+from trame_slicer.rca_view import register_rca_factories
+from trame_slicer.views import ViewLayoutDefinition, ViewType
+from trame_slicer.views.abstract_view import ViewProps
+from vtkmodules.vtkCommonCore import vtkCommand
+
+SLICES = {"Axial": "#E8695F", "Coronal": "#69B578", "Sagittal": "#E3C567"}
+"""Slice views, and the colours that Slicer's users know them by."""
+
+SURFACE = "Surface"
+"""The view in three dimensions."""
+
+NAMES = (*SLICES, SURFACE)
+
+FRAMES_PER_S = 20.0
+JPEG_QUALITY = 75
+BACKGROUND = ("#15181c", "#22272e")
+SAMPLES = 2
+"""Of a pixel: more look no better here and take their time without a GPU."""
+
+
+class Views:
+    """The views, and where in the image they are.
+
+    Args:
+        app: Slicer's core.
+        server: of the page.
+        maximise: called with a view's name, when its button for that is pressed.
+    """
+
+    def __init__(self, app: Any, server: Any, maximise: Callable[[str], None]) -> None:
+        self._scene, self._state = app.scene, server.state
+        self._maximise = maximise
+        self._quiet = False
+        register_rca_factories(
+            app.view_manager,
+            server,
+            slice_view_ui_f=self._slice_ui,
+            three_d_view_ui_f=self._surface_ui,
+            rca_encoder="jpeg",
+            target_fps=FRAMES_PER_S,
+            blur_fps=FRAMES_PER_S,
+            interactive_quality=JPEG_QUALITY,
+        )
+        for name, color in SLICES.items():
+            self._state[f"{name}_slice"] = {"value": 0.0, "min": 0.0, "max": 1.0, "step": 1.0}
+            self._state[f"{name}_offset"] = 0.0
+            properties = ViewProps(orientation=name, label=name, color=color)  # type: ignore[arg-type]
+            app.view_manager.create_view(ViewLayoutDefinition(name, ViewType.SLICE_VIEW, properties))
+        app.view_manager.create_view(
+            ViewLayoutDefinition.threed_view(name=SURFACE, label=SURFACE, background_color=BACKGROUND)
+        )
+        app.view_manager.set_current_view_ids(list(NAMES))
+        self._views = {name: app.view_manager.get_view(name) for name in NAMES}
+        for name, view in self._views.items():
+            view.render_window().SetMultiSamples(SAMPLES)
+            if name in SLICES:
+                view.modified.connect(lambda _view, name=name: self._moved(name))
+                view.interactor().AddObserver(
+                    vtkCommand.WindowResizeEvent, lambda *_, name=name: self._fit(name), -1.0
+                )
+                self._state.change(f"{name}_offset")(self._mover(name))
+
+    def show(self, volume: Any) -> None:
+        """Show a volume node in all slices, whole and in the middle; None for nothing."""
+        for name in SLICES:
+            view = self._views[name]
+            view.set_background_volume_id(None if volume is None else volume.GetID())
+            if volume is not None:
+                view.reset_view()
+                self._moved(name)
+        if volume is not None:
+            bounds = [0.0] * 6
+            volume.GetRASBounds(bounds)
+            self._look_at(bounds)
+        self.render()
+
+    def jump_to(self, ras: ArrayLike) -> None:
+        """Show the slices through a point of the world (mm)."""
+        r, a, s = np.asarray(ras, float).tolist()
+        for name in SLICES:
+            self._views[name].get_view_node().JumpSliceByOffsetting(r, a, s)
+
+    def render(self) -> None:
+        """Draw all views again."""
+        for view in self._views.values():
+            view.schedule_render()
+
+    def reset(self, name: str) -> None:
+        """Show the whole image in a view again."""
+        if name in SLICES:
+            self._fit(name)
+        else:
+            self._views[name].fit_view_to_content()
+        self._views[name].schedule_render()
+
+    def node(self, name: str) -> Any:
+        """The view node of a view."""
+        return self._views[name].get_view_node()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """No view is drawn within, all are after."""
+        for view in self._views.values():
+            view.set_render_blocked(True)
+        try:
+            yield
+        finally:
+            for view in self._views.values():
+                view.set_render_blocked(False)
+
+    def _look_at(self, bounds_ras: list[float]) -> None:
+        """The camera of the surface view from the front, so that a box of the world fills it."""
+        view = self._views[SURFACE]
+        camera = view.get_camera_node().GetCamera()
+        low, high = np.array(bounds_ras[0::2]), np.array(bounds_ras[1::2])
+        center, size = (low + high) / 2, float(np.linalg.norm(high - low))
+        camera.SetFocalPoint(*center)
+        camera.SetViewUp(0, 0, 1)
+        camera.SetPosition(*(center + np.array([0.35, 1.0, 0.25]) * size * 1.6))
+        view.get_camera_node().ResetClippingRange()
+
+    def _fit(self, name: str) -> None:
+        view = self._views[name]
+        if view.get_background_volume_id() is None:
+            return
+        offset = view.get_slice_value()
+        view.fit_view_to_content()
+        view.set_slice_value(offset)
+
+    def _moved(self, name: str) -> None:
+        """The slice of a view is another one: the slider follows."""
+        view = self._views[name]
+        low, high = view.get_slice_range()
+        step = view.get_slice_step()
+        self._quiet = True
+        self._state[f"{name}_slice"] = {"min": low, "max": high, "step": step}
+        self._state[f"{name}_offset"] = view.get_slice_value()
+        self._quiet = False
+
+    def _mover(self, name: str) -> Callable[..., None]:
+        def move(**state: Any) -> None:
+            value = state[f"{name}_offset"]
+            view = self._views[name]
+            if view.get_background_volume_id() is not None and value != view.get_slice_value():
+                view.set_slice_value(float(value))
+
+        return move
+
+    def _slice_ui(self, _server: Any, name: str, _view: Any) -> None:
+        self._corner(name, SLICES[name])
+        v.VSlider(
+            v_model=(f"{name}_offset",),
+            min=(f"{name}_slice.min",),
+            max=(f"{name}_slice.max",),
+            step=(f"{name}_slice.step",),
+            v_show="image",
+            classes="gs-slice",
+            hide_details=True,
+            density="compact",
+            thumb_size=14,
+            track_size=2,
+            color=SLICES[name],
+            aria_label=f"{name} slice",
+        )
+
+    def _surface_ui(self, _server: Any, name: str, _view: Any) -> None:
+        self._corner(name, "#8AB4F8")
+
+    def _corner(self, name: str, color: str) -> None:
+        html.Div(name if name in SLICES else "3D", classes="gs-label", style=f"color: {color}")
+        with html.Div(classes="gs-corner"):
+            with v.VBtn(
+                icon=True,
+                size="small",
+                variant="text",
+                click=(self._resetter(name), "[]"),
+                aria_label=f"Fit {name}",
+                v_show="image",
+            ):
+                v.VIcon("mdi-fit-to-screen-outline", size="small")
+                v.VTooltip("Show the whole image", activator="parent", location="bottom")
+            with v.VBtn(
+                icon=True,
+                size="small",
+                variant="text",
+                click=(self._maximiser(name), "[]"),
+                aria_label=f"Maximise {name}",
+            ):
+                v.VIcon((f"maximised === '{name}' ? 'mdi-arrow-collapse' : 'mdi-arrow-expand'",), size="small")
+                v.VTooltip("Large view, and back", activator="parent", location="bottom")
+
+    def _resetter(self, name: str) -> Callable[[], None]:
+        return lambda: self.reset(name)
+
+    def _maximiser(self, name: str) -> Callable[[], None]:
+        return lambda: self._maximise(name)
+
+
+def interaction_node(scene: Any) -> Any:
+    """The scene's node that says what the mouse does."""
+    node = scene.GetFirstNodeByClass("vtkMRMLInteractionNode")
+    assert isinstance(node, slicer.vtkMRMLInteractionNode)
+    return node
