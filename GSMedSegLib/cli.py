@@ -1,4 +1,4 @@
-"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | serve | doctor | demo`.
+"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | serve | web | doctor | demo`.
 
 A thin shell: it reads arguments, checks where results go before anything is computed, and says in one line
 what went wrong. What is slow to import is imported by the command that needs it.
@@ -20,6 +20,7 @@ from GSMedSegLib.engine_options import add_engine_options, load_predictor
 from GSMedSegLib.evaluate_command import add_evaluate
 from GSMedSegLib.predict_command import add_predict
 from GSMedSegLib.serve_command import add_serve
+from GSMedSegLib.web_command import add_web
 from GSMedSegLib.weights_command import add_weights
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add_make_cases(commands)
     add_weights(commands)
     add_serve(commands)
+    add_web(commands)
     add_doctor(commands)
     demo = command(commands, "demo", _demo, "make an image, segment it from clicks and draw what came out")
     demo.add_argument(

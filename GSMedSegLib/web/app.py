@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from GSMedSegLib.mrml.placement import Placement
 from GSMedSegLib.mrml.segments import Overwrite
 from GSMedSegLib.service.background import Told
 from GSMedSegLib.service.engines import EngineSource
+from GSMedSegLib.web.address import Address
 from GSMedSegLib.web.autosave import Autosave, digest_of
 from GSMedSegLib.web.gate import make_gate
 from GSMedSegLib.web.opening import Opened, open_example, open_path, unpack
@@ -46,28 +46,6 @@ DOING = {
 }
 
 READY = "Ready: click on the object"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the page is served, and to whom.
-
-    Attributes:
-        host: address to listen on.
-        port: 0 for any that is free.
-        token: that every request must have.
-        tls: certificate and key files, to encrypt, or None.
-    """
-
-    host: str
-    port: int
-    token: str
-    tls: tuple[Path, Path] | None = None
-
-    def url(self, port: int) -> str:
-        """As it is opened in a browser, when it is served on a port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{port}/?token={self.token}"
 
 
 class WebApp:

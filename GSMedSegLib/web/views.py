@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import slicer
+import vtk
 from numpy.typing import ArrayLike
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 from trame_slicer.rca_view import register_rca_factories
 from trame_slicer.views import ViewLayoutDefinition, ViewType
 from trame_slicer.views.abstract_view import ViewProps
-from vtkmodules.vtkCommonCore import vtkCommand
 
 SLICES = {"Axial": "#E8695F", "Coronal": "#69B578", "Sagittal": "#E3C567"}
 """Slice views, and the colours that Slicer's users know them by."""
@@ -44,6 +44,18 @@ class Views:
         self._scene, self._state = app.scene, server.state
         self._maximise = maximise
         self._quiet = False
+        with _no_warnings():
+            self._views = self._create(app, server)
+            for name in SLICES:
+                view = self._views[name]
+                view.interactor().AddObserver(
+                    vtk.vtkCommand.WindowResizeEvent, lambda *_, name=name: self._fit(name), -1.0
+                )
+        for name in SLICES:
+            self._views[name].modified.connect(lambda _view, name=name: self._moved(name))
+            self._state.change(f"{name}_offset")(self._mover(name))
+
+    def _create(self, app: Any, server: Any) -> dict[str, Any]:
         register_rca_factories(
             app.view_manager,
             server,
@@ -63,15 +75,10 @@ class Views:
             ViewLayoutDefinition.threed_view(name=SURFACE, label=SURFACE, background_color=BACKGROUND)
         )
         app.view_manager.set_current_view_ids(list(NAMES))
-        self._views = {name: app.view_manager.get_view(name) for name in NAMES}
-        for name, view in self._views.items():
+        views = {name: app.view_manager.get_view(name) for name in NAMES}
+        for view in views.values():
             view.render_window().SetMultiSamples(SAMPLES)
-            if name in SLICES:
-                view.modified.connect(lambda _view, name=name: self._moved(name))
-                view.interactor().AddObserver(
-                    vtkCommand.WindowResizeEvent, lambda *_, name=name: self._fit(name), -1.0
-                )
-                self._state.change(f"{name}_offset")(self._mover(name))
+        return views
 
     def show(self, volume: Any) -> None:
         """Show a volume node in all slices, whole and in the middle; None for nothing."""
@@ -109,17 +116,6 @@ class Views:
     def node(self, name: str) -> Any:
         """The view node of a view."""
         return self._views[name].get_view_node()
-
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """No view is drawn within, all are after."""
-        for view in self._views.values():
-            view.set_render_blocked(True)
-        try:
-            yield
-        finally:
-            for view in self._views.values():
-                view.set_render_blocked(False)
 
     def _look_at(self, bounds_ras: list[float]) -> None:
         """The camera of the surface view from the front, so that a box of the world fills it."""
@@ -207,6 +203,17 @@ class Views:
 
     def _maximiser(self, name: str) -> Callable[[], None]:
         return lambda: self._maximise(name)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """VTK warns of an event of its own interactors, which trame-slicer sends by itself."""
+    before = vtk.vtkObject.GetGlobalWarningDisplay()
+    vtk.vtkObject.GlobalWarningDisplayOff()
+    try:
+        yield
+    finally:
+        vtk.vtkObject.SetGlobalWarningDisplay(before)
 
 
 def interaction_node(scene: Any) -> Any:

@@ -1,0 +1,28 @@
+"""Where the page is served, and to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served, and to whom.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 for any that is free.
+        token: that every request must have.
+        tls: certificate and key files, to encrypt, or None.
+    """
+
+    host: str
+    port: int
+    token: str
+    tls: tuple[Path, Path] | None = None
+
+    def url(self, port: int) -> str:
+        """As it is opened in a browser, when it is served on a port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{port}/?token={self.token}"

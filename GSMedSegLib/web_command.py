@@ -1,0 +1,164 @@
+"""`gsmedseg web`: the browser app."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import secrets
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from GSMedSegLib.console import command, say
+from GSMedSegLib.service.wire import LOCAL_HOSTS
+
+if TYPE_CHECKING:
+    from GSMedSegLib.service.engines import EngineSource
+    from GSMedSegLib.web.address import Address
+
+TOKEN_VARIABLE = "GSMEDSEG_WEB_TOKEN"
+"""The environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
+
+NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn": "server"}
+"""Packages without which nothing works, and the extras that bring them; the last two are for an own engine."""
+
+
+def add_web(commands: Any) -> None:
+    """Declares the command."""
+    from GSMedSegLib.engine_options import add_weights_options
+
+    parser = command(
+        commands,
+        "web",
+        _web,
+        "segment in a browser: four views, clicks, masks",
+        "Only this computer reaches the page unless --host says otherwise, and only with the token in its "
+        f"address, which is taken from --token-file or {TOKEN_VARIABLE}, or made anew. A process serves one "
+        "user; --users starts several.",
+    )
+    parser.add_argument(
+        "image",
+        nargs="?",
+        type=Path,
+        help="NIfTI, NRRD, MetaImage or DICOM file, or a folder with DICOM, to open at once",
+    )
+    parser.add_argument("--series", metavar="UID", help="which DICOM series, where the folder has several")
+    add = parser.add_argument_group("address").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8732, help="0 for any that is free (default: %(default)s)")
+    add("--token-file", type=Path, metavar="FILE", help="file with the token of the page")
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), to encrypt connections")
+    add("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
+    add("--no-browser", action="store_true", help="do not open the page in this computer's browser")
+    add("--users", type=int, metavar="N", help="N pages for N users, on as many ports from --port on")
+    add = parser.add_argument_group("work").add_argument
+    add("--user", default="default", metavar="NAME", help="whose work is kept and brought back")
+    add("--no-autosave", action="store_true", help="keep no segments and clicks on this computer")
+    add("--engine", metavar="URL", help="an engine elsewhere, see gsmedseg serve, in place of an own one")
+    add("--engine-token-file", type=Path, metavar="FILE", help="file with that engine's token")
+    add_weights_options(parser)
+
+
+def _web(options: argparse.Namespace) -> int:
+    if options.image is not None and not options.image.exists():
+        raise ValueError(f"{options.image}: no such file or folder; check the path")
+    missing = {extra for name, extra in NEEDED.items() if importlib.util.find_spec(name) is None}
+    if options.engine is not None:
+        missing.discard("server")
+    if missing:
+        extras = ",".join(sorted(missing, reverse=True))
+        raise RuntimeError(f"gsmedseg web needs more packages: pip install 'gsmedseg[{extras}]'")
+    if options.users is not None:
+        from GSMedSegLib.web.launcher import launch
+
+        return launch(options.users, options.port, sys.argv[1:])
+    address = _address(options)
+    if options.host not in LOCAL_HOSTS and address.tls is None:
+        say("warning: without --tls-cert images and token go unencrypted; use a network you trust, or a tunnel")
+    return _serve(options, address)
+
+
+def _serve(options: argparse.Namespace, address: Address) -> int:
+    from GSMedSegLib.web.drawing import Trial
+
+    trial = Trial()
+    os.environ["WSLINK_READY_MSG"] = ""
+    sys.argv = sys.argv[:1]  # trame reads arguments of its own from there
+    import trame_slicer.core
+    import trame_slicer.rca_view  # noqa: F401 - takes its time, which the trial uses
+
+    trial.finish()
+    from GSMedSegLib.model_store import weights_folder
+    from GSMedSegLib.service.engines import OwnEngine
+    from GSMedSegLib.web.app import WebApp
+    from GSMedSegLib.web.autosave import Autosave
+
+    autosave = None
+    if not options.no_autosave:
+        autosave = Autosave(weights_folder().parent / "web" / _file_name(options.user))
+        autosave.tidy()
+    source = _engine(options)
+    name = options.engine or f"engine: this computer, {Path(options.weights).name}"
+    try:
+        app = WebApp(source, autosave, name)
+        app.run(address, options.image, options.series, lambda url: _tell(url, options.no_browser))
+    finally:
+        if isinstance(source, OwnEngine):
+            source.stop()
+    return 0
+
+
+def _tell(url: str, no_browser: bool) -> None:
+    print(f"open {url}", flush=True)
+    has_screen = not sys.platform.startswith("linux") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    if not no_browser and has_screen:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
+def _engine(options: argparse.Namespace) -> EngineSource:
+    from GSMedSegLib.service.engines import OwnEngine, ServerEngine
+
+    if options.engine is not None:
+        token = _read(options.engine_token_file) or os.environ.get("GSMEDSEG_TOKEN", "").strip()
+        return ServerEngine(options.engine, token)
+    return OwnEngine(
+        arguments=[
+            f"--weights={options.weights}",
+            f"--device={options.device}",
+            f"--precision={options.precision}",
+        ]
+    )
+
+
+def _address(options: argparse.Namespace) -> Address:
+    """Where the page is served.
+
+    Raises:
+        ValueError: a token that is too short, or a certificate without its key.
+        OSError: a file that cannot be read.
+    """
+    from GSMedSegLib.web.address import Address
+
+    token = _read(options.token_file) or os.environ.get(TOKEN_VARIABLE, "").strip() or secrets.token_urlsafe(24)
+    if len(token) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in token):
+        raise ValueError("a token has 16 or more ASCII letters, digits, - and _; choose a longer one")
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise ValueError("--tls-cert and --tls-key go together; give both, or neither")
+    tls = None if options.tls_cert is None else (options.tls_cert, options.tls_key)
+    for path in tls or ():
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; give the certificate and its key in PEM format")
+    return Address(options.host, options.port, token, tls)
+
+
+def _read(path: Path | None) -> str:
+    return "" if path is None else path.read_text(encoding="utf-8").strip()
+
+
+def _file_name(name: str) -> str:
+    if not name or not all(c.isalnum() or c in "-_" for c in name):
+        raise ValueError(f"--user is letters, digits, - and _, got {name!r}")
+    return name
