@@ -34,6 +34,7 @@ class Source:
         weight: how often it is drawn from, compared with the others.
         lesions: of maps: the sets that are shapes to paste into the others.
         window: of cases that are images: the grey values that become 0 and 255; empty for the usual ones.
+        regions: of cases: how often regions that the image itself shows are asked for, in place of labels.
     """
 
     kind: str = "cases"
@@ -41,6 +42,7 @@ class Source:
     weight: float = 1.0
     lesions: tuple[str, ...] = ()
     window: tuple[float, ...] = ()
+    regions: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,11 @@ class Config:
             _one_of("kind", source.kind, SOURCE_KINDS)
             if source.weight <= 0:
                 raise ValueError(f"the weight of a source is positive, got {source.weight}")
+            if not 0 <= source.regions < 1 or (source.regions and source.kind != "cases"):
+                raise ValueError(
+                    "regions is a share of a source of cases, at least 0 and less than 1; "
+                    f'got {source.regions} for kind "{source.kind}"'
+                )
             if (source.kind == "scenes") != (source.path == ""):
                 raise ValueError(
                     f'a source of kind "{source.kind}" has {"no" if source.path else "a"} path; '

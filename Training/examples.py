@@ -25,6 +25,7 @@ from Training import synthetic
 from Training.augment import Augmentation
 from Training.cases import CaseCache
 from Training.config import Sampling, Source
+from Training.regions import GRAINS, load_regions
 from Training.volumes import MIN_VOXELS, LabelledVolume, load_case, load_lesions, load_map
 
 MOST_OF_A_VIEW = 0.95
@@ -97,13 +98,22 @@ def make_pools(
         if source.kind == "scenes":
             pools.append(Pool(source.weight, None))
         elif source.kind == "cases":
-            loaders: list[Callable[[], LabelledVolume]] = [
-                functools.partial(load_case, case, clip) for case in cases
-            ]
-            pools.append(Pool(source.weight, CaseCache(loaders, share), [case.name for case in cases]))
+            pools += _case_pools(source, cases, share, clip)
         else:
             pools += _map_pools(source, root / source.path, share)
     return pools
+
+
+def _case_pools(source: Source, cases: Sequence[CaseSource], budget_bytes: int, clip: bool) -> Iterator[Pool]:
+    """A pool of cases with their labels, and one with regions of their images."""
+    loaders: list[Callable[[], LabelledVolume]] = [functools.partial(load_case, case, clip) for case in cases]
+    names = [case.name for case in cases]
+    budget_bytes //= 2 if source.regions else 1
+    yield Pool((1 - source.regions) * source.weight, CaseCache(loaders, budget_bytes), names)
+    if source.regions:
+        loaders = [functools.partial(load_regions, case, grain, clip) for grain in GRAINS for case in cases]
+        divided = [f"regions of {name}" for _ in GRAINS for name in names]
+        yield Pool(source.regions * source.weight, CaseCache(loaders, budget_bytes), divided)
 
 
 def _map_pools(source: Source, folder: Path, budget_bytes: int) -> Iterator[Pool]:
