@@ -1,4 +1,4 @@
-"""The command line: `gsmedseg segment | predict | evaluate | make-cases | weights | serve | web | doctor | demo`.
+"""The command line, `gsmedseg COMMAND`: segment, predict, evaluate, serve, web and more.
 
 A thin shell: it reads arguments, checks where results go before anything is computed, and says in one line
 what went wrong. What is slow to import is imported by the command that needs it.

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from GSMedSegLib.web.address import Address
 
 TOKEN_VARIABLE = "GSMEDSEG_WEB_TOKEN"
-"""The environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
+"""Environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
 
 NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn": "server"}
-"""Packages without which nothing works, and the extras that bring them; the last two are for an own engine."""
+"""Packages without which nothing works, and their extras; the last two are for an own engine."""
 
 
 def add_web(commands: Any) -> None:
@@ -77,7 +77,7 @@ def _web(options: argparse.Namespace) -> int:
         return launch(options.users, options.port, sys.argv[1:])
     address = _address(options)
     if options.host not in LOCAL_HOSTS and address.tls is None:
-        say("warning: without --tls-cert images and token go unencrypted; use a network you trust, or a tunnel")
+        say("warning: without --tls-cert nothing is encrypted; use a network you trust, or a tunnel")
     return _serve(options, address)
 
 
@@ -142,7 +142,9 @@ def _address(options: argparse.Namespace) -> Address:
     """
     from GSMedSegLib.web.address import Address
 
-    token = _read(options.token_file) or os.environ.get(TOKEN_VARIABLE, "").strip() or secrets.token_urlsafe(24)
+    token = (
+        _read(options.token_file) or os.environ.get(TOKEN_VARIABLE, "").strip() or secrets.token_urlsafe(24)
+    )
     if len(token) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in token):
         raise ValueError("a token has 16 or more ASCII letters, digits, - and _; choose a longer one")
     if (options.tls_cert is None) != (options.tls_key is None):

@@ -60,7 +60,7 @@ class WebApp:
     def __init__(self, source: EngineSource, autosave: Autosave | None, engine_name: str) -> None:
         from trame_slicer.core import SlicerApp
 
-        core = SlicerApp()
+        self._core = core = SlicerApp()  # without it the scene loses its colour tables
         slicer.mrmlScene = core.scene
         self._autosave = autosave
         self._server = get_server(client_type="vue3")
@@ -87,7 +87,9 @@ class WebApp:
         self._page = build_page(self._server, self)
         self._listen()
 
-    def run(self, address: Address, image: Path | None, series: str | None, ready: Callable[[str], None]) -> None:
+    def run(
+        self, address: Address, image: Path | None, series: str | None, ready: Callable[[str], None]
+    ) -> None:
         """Serve the page until the process is told to end.
 
         Args:
@@ -97,7 +99,7 @@ class WebApp:
             ready: called with the page's address when it can be opened.
         """
         controller = self._server.controller
-        background: list[asyncio.Task[None]] = []
+        background: list[asyncio.Task[Any]] = []
 
         def bind(server: Any) -> None:
             server.app.middlewares.append(make_gate(address.token))
@@ -108,7 +110,9 @@ class WebApp:
             background.append(asyncio.get_running_loop().create_task(self._watch()))
             if image is not None:
                 background.append(
-                    asyncio.get_running_loop().create_task(self._open(lambda: open_path(image, series), image.name))
+                    asyncio.get_running_loop().create_task(
+                        self._open(lambda: open_path(image, series), image.name)
+                    )
                 )
 
         controller.on_server_bind.add(bind)
@@ -328,7 +332,9 @@ class WebApp:
         k, j, i = image.shape
         mm = " × ".join(f"{side:.3g}" for side in image.spacing_kji_mm[::-1])
         info = f"{i} × {j} × {k} voxels of {mm} mm"
-        self._state.update({"image": image.name, "image_info": info, "message": opened.remark or info, "seconds": ""})
+        self._state.update(
+            {"image": image.name, "image_info": info, "message": opened.remark or info, "seconds": ""}
+        )
         self._show_range()
         self._views.show(workspace.volume)
         kept = None if self._autosave is None else self._autosave.load(digest, workspace.volume)
@@ -377,7 +383,11 @@ class WebApp:
                     self._show_surfaces(set(self.workspace.changed_segments))
                 self.workspace.changed_segments.clear()
                 self._surface_s = time.monotonic()
-            if self._kept != self.workspace.changes and not self.workspace.busy and now > self._changed_s + AUTOSAVE_S:
+            if (
+                self._kept != self.workspace.changes
+                and not self.workspace.busy
+                and now > self._changed_s + AUTOSAVE_S
+            ):
                 with self._state:
                     self._keep()
 

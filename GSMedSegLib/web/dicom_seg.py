@@ -71,7 +71,7 @@ def write_dicom(
     """
     if not dicom_files:
         raise ValueError(
-            "a DICOM segmentation refers to DICOM slices, and this image has none; save it as .seg.nrrd or .nii.gz"
+            "a DICOM segmentation refers to DICOM slices, and this image has none; save .seg.nrrd or .nii.gz"
         )
     try:
         import highdicom
@@ -111,7 +111,9 @@ def write_dicom(
             series_description="GSMedSeg segmentation",
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"the DICOM slices do not allow a segmentation: {error}; save as .seg.nrrd") from error
+        raise ValueError(
+            f"the DICOM slices do not allow a segmentation: {error}; save as .seg.nrrd"
+        ) from error
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
 
@@ -143,5 +145,7 @@ def _described(number: int, name: str, color: str) -> Any:
         ),
         tracking_uid=highdicom.UID(),
         tracking_id=name[:64],
-        display_color=highdicom.color.CIELabColor.from_rgb(*(int(color[at : at + 2], 16) for at in (1, 3, 5))),
+        display_color=highdicom.color.CIELabColor.from_rgb(
+            *(int(color[at : at + 2], 16) for at in (1, 3, 5))
+        ),
     )

@@ -14,8 +14,8 @@ WAYS = ("vtkEGLRenderWindow", "vtkOSOpenGLRenderWindow")
 """Without an X server: by the graphics driver, or by the processor alone."""
 
 ADVICE = (
-    "VTK cannot draw on this computer; on Debian and Ubuntu: apt install libegl1 libegl-mesa0 libgl1-mesa-dri "
-    "(or libosmesa6)"
+    "VTK cannot draw on this computer; on Debian and Ubuntu: "
+    "apt install libegl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
 )
 
 _RENDER = "import vtk; w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(1); w.SetSize(9, 9); w.Render()"

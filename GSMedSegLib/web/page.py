@@ -84,14 +84,11 @@ class Actions(Protocol):
     def on_segment(self, what: str, segment_id: str, value: Any = None) -> None:
         """Something about a segment: choose, name, visible, locked or remove."""
 
-    def open_example(self) -> None:
+    async def open_example(self) -> None:
         """Open the built-in image."""
 
     def start_over(self) -> None:
         """Let go of what was restored."""
-
-    def close_image(self) -> None:
-        """Back to the beginning."""
 
     def auto_range(self) -> None:
         """Brightness and contrast as at first."""
@@ -133,7 +130,11 @@ def _bar(actions: Actions) -> None:
         ):
             for name, icon, word, tip, look in MODES:
                 with v.VBtn(
-                    value=name, classes=look, click=(actions.act, f"['{name}']"), aria_label=tip, id=f"mode-{name}"
+                    value=name,
+                    classes=look,
+                    click=(actions.act, f"['{name}']"),
+                    aria_label=tip,
+                    id=f"mode-{name}",
                 ):
                     v.VIcon(icon, start=bool(word))
                     if word:
@@ -144,16 +145,19 @@ def _bar(actions: Actions) -> None:
         _button("cancel", "mdi-close-circle-outline", "Cancel (Esc)", actions, disabled="!busy")
         v.VSpacer()
         with v.VMenu(location="bottom end"):
-            with v.Template(v_slot_activator="{ props }"):
-                with v.VBtn(v_bind="props", variant="text", prepend_icon="mdi-folder-open-outline", id="open"):
-                    html.Span("Open")
+            with (
+                v.Template(v_slot_activator="{ props }"),
+                v.VBtn(v_bind="props", variant="text", prepend_icon="mdi-folder-open-outline", id="open"),
+            ):
+                html.Span("Open")
             with v.VList(density="compact"):
                 _item("mdi-file-outline", "File…", "window.gsmedseg.choose(false)")
                 _item("mdi-folder-outline", "Folder with DICOM…", "window.gsmedseg.choose(true)")
                 _item("mdi-flask-outline", "Example", actions.open_example)
         with v.VMenu(location="bottom end"):
-            with v.Template(v_slot_activator="{ props }"):
-                with v.VBtn(
+            with (
+                v.Template(v_slot_activator="{ props }"),
+                v.VBtn(
                     v_bind="props",
                     variant="tonal",
                     color="primary",
@@ -161,8 +165,9 @@ def _bar(actions: Actions) -> None:
                     id="save",
                     loading=("saving",),
                     disabled=("!image || !segments.length",),
-                ):
-                    html.Span("Save")
+                ),
+            ):
+                html.Span("Save")
             with v.VList(density="compact"):
                 for name, (title, _) in FORMATS.items():
                     _item("mdi-download-outline", title, f"window.gsmedseg.save('{name}')", id=f"save-{name}")
@@ -196,7 +201,12 @@ def _panel(actions: Actions) -> None:
         with html.H2("Segments"):
             v.VSpacer()
             with v.VBtn(
-                icon=True, size="x-small", variant="text", click=(actions.act, "['add']"), aria_label="Add segment", id="add"
+                icon=True,
+                size="x-small",
+                variant="text",
+                click=(actions.act, "['add']"),
+                aria_label="Add segment",
+                id="add",
             ):
                 v.VIcon("mdi-plus", size="large")
                 v.VTooltip("A new segment (N)", activator="parent", location="bottom")
@@ -236,7 +246,12 @@ def _panel(actions: Actions) -> None:
             )
         with html.Div(classes="gs-field", style="display: flex; align-items: center; gap: 8px"):
             v.VSwitch(
-                v_model=("surface",), label="Surface", hide_details=True, density="compact", color="primary", id="surface"
+                v_model=("surface",),
+                label="Surface",
+                hide_details=True,
+                density="compact",
+                color="primary",
+                id="surface",
             )
             v.VSpacer()
             v.VBtn("Auto contrast", size="small", variant="text", click=actions.auto_range)
@@ -300,23 +315,26 @@ def _segments(actions: Actions) -> None:
             )
             with html.Div(v_else=True, dblclick="renaming = s.id"):
                 html.B("{{ s.name }}")
-                html.Small("{{ s.volume }}{{ s.clicks ? ' · ' + s.clicks + (s.clicks > 1 ? ' clicks' : ' click') : '' }}")
+                clicks = "s.clicks ? ' · ' + s.clicks + (s.clicks > 1 ? ' clicks' : ' click') : ''"
+                html.Small("{{ s.volume }}{{ " + clicks + " }}")
         _row_button(
             "s.visible ? 'mdi-eye-outline' : 'mdi-eye-off-outline'",
             "Show or hide",
             (actions.on_segment, "['visible', s.id, !s.visible]"),
         )
         with v.VMenu(location="bottom end"):
-            with v.Template(v_slot_activator="{ props }"):
-                with v.VBtn(
+            with (
+                v.Template(v_slot_activator="{ props }"),
+                v.VBtn(
                     v_bind="props",
                     icon=True,
                     size="x-small",
                     variant="text",
                     aria_label="More",
                     raw_attrs=["@click.stop.prevent"],
-                ):
-                    v.VIcon("mdi-dots-vertical", size="large")
+                ),
+            ):
+                v.VIcon("mdi-dots-vertical", size="large")
             with v.VList(density="compact"):
                 _item("mdi-pencil-outline", "Rename", "renaming = s.id")
                 v.VListItem(
@@ -337,13 +355,15 @@ def _row_button(icon: str, tip: str, click: Any) -> None:
         click_stop=click,  # and the row's own click is not meant
         __events=[("click_stop", "click.stop")],
     ):
-        v.VIcon((icon,), size="large")
+        v.VIcon(icon=(icon,), size="large")
 
 
 def _start(actions: Actions) -> None:
     with html.Div(classes="gs-start", v_if="!image"), html.Div():
         html.H1("Segment anything in a 3D image")
-        html.P("Open a NIfTI, NRRD or MetaImage file, or a folder or zip archive with DICOM. Or drop it here.")
+        html.P(
+            "Open a NIfTI, NRRD or MetaImage file, or a folder or zip archive with DICOM. Or drop it here."
+        )
         with html.Div(classes="gs-choices", v_if="!opening"):
             v.VBtn(
                 "Open a file",
@@ -369,7 +389,8 @@ def _start(actions: Actions) -> None:
             v.VProgressCircular(indeterminate=True, size=28, width=3, color="primary")
             html.P("{{ opening }}", style="margin-top: 12px")
         html.P(
-            "The image goes to the computer that runs GSMedSeg, and nowhere else. A research tool, not a medical device.",
+            "The image goes to the computer that runs GSMedSeg, and nowhere else. "
+            "A research tool, not a medical device.",
             classes="gs-small",
         )
 
@@ -397,7 +418,9 @@ def _messages() -> None:
         html.Span("{{ error }}")
         with v.Template(v_slot_actions=True):
             v.VBtn("Close", variant="text", click="failed = false")
-    with v.VOverlay(model_value=("!!trame__disconnected",), persistent=True, classes="align-center justify-center"):
+    with v.VOverlay(
+        model_value=("!!trame__disconnected",), persistent=True, classes="align-center justify-center"
+    ):
         html.Div("The connection is lost; the page goes on when GSMedSeg runs again.")
 
 
@@ -412,8 +435,8 @@ def _help() -> None:
         with v.VCardText(classes="gs-quiet"):
             html.Div(
                 "Wheel: next slice. Right button: zoom. Shift and left button: move the slice. "
-                "In 3D: left button turns, right button zooms. Clicks made while the engine works are not lost: "
-                "they are answered together."
+                "In 3D: left button turns, right button zooms. Clicks made while the engine works are not "
+                "lost: they are answered together."
             )
         with v.VCardActions():
             v.VSpacer()

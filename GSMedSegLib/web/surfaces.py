@@ -82,7 +82,9 @@ def _to_world(mask: Cropped, block_kji: tuple[int, int, int], ijk_to_ras: FloatA
     blocks = np.eye(4)
     for axis, (size, start) in enumerate(zip(block_kji[::-1], mask.start_kji[::-1])):
         blocks[axis, axis] = size
-        blocks[axis, 3] = start + (size - 1) / 2 - size  # the middle of the first block, which the margin precedes
+        blocks[axis, 3] = (
+            start + (size - 1) / 2 - size
+        )  # the middle of the first block, which the margin precedes
     transform = vtk.vtkTransform()
     transform.SetMatrix((ijk_to_ras @ blocks).ravel().tolist())
     return transform

@@ -69,7 +69,7 @@ class Views:
         for name, color in SLICES.items():
             self._state[f"{name}_slice"] = {"value": 0.0, "min": 0.0, "max": 1.0, "step": 1.0}
             self._state[f"{name}_offset"] = 0.0
-            properties = ViewProps(orientation=name, label=name, color=color)  # type: ignore[arg-type]
+            properties = ViewProps(orientation=name, label=name, color=color)
             app.view_manager.create_view(ViewLayoutDefinition(name, ViewType.SLICE_VIEW, properties))
         app.view_manager.create_view(
             ViewLayoutDefinition.threed_view(name=SURFACE, label=SURFACE, background_color=BACKGROUND)
@@ -195,7 +195,10 @@ class Views:
                 click=(self._maximiser(name), "[]"),
                 aria_label=f"Maximise {name}",
             ):
-                v.VIcon((f"maximised === '{name}' ? 'mdi-arrow-collapse' : 'mdi-arrow-expand'",), size="small")
+                v.VIcon(
+                    icon=(f"maximised === '{name}' ? 'mdi-arrow-collapse' : 'mdi-arrow-expand'",),
+                    size="small",
+                )
                 v.VTooltip("Large view, and back", activator="parent", location="bottom")
 
     def _resetter(self, name: str) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from GSMedSegLib.case_source import find_sources
 from Training.regions import GRAINS, Grain, find_regions, load_regions
 
