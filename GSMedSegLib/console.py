@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -48,6 +50,17 @@ def command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def when_input_ends(do: Callable[[], None]) -> None:
+    """Do something when the standard input is closed, as it is when the parent process ends."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        do()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def tell(bar: Any, done: int, total: int | None) -> None:

@@ -38,7 +38,7 @@ from GSMedSegLib.torch_health import (
 EXTRAS = {
     "server": ("fastapi", "prometheus_client", "psutil", "pydantic", "uvicorn"),
     "evaluate": ("jinja2", "matplotlib", "skimage"),
-    "dicom": ("pydicom",),
+    "dicom": ("highdicom", "pydicom"),
     "openvino": ("openvino",),
 }
 """The packages that make up each extra of the pip package."""

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from GSMedSegLib.console import FAILED, command, say
+from GSMedSegLib.console import FAILED, command, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
 
 
@@ -74,7 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda *_: listener.end())
     if options.until_input_ends:
-        listener.end_with_input()
+        when_input_ends(listener.end)
 
     def listen() -> None:
         try:

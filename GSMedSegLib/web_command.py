@@ -9,18 +9,17 @@ import secrets
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from GSMedSegLib.console import command, say
+from GSMedSegLib.console import command, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
+from GSMedSegLib.web.launcher import TOKEN_VARIABLE, launch
 
 if TYPE_CHECKING:
     from GSMedSegLib.service.engines import EngineSource
     from GSMedSegLib.web.address import Address
-
-TOKEN_VARIABLE = "GSMEDSEG_WEB_TOKEN"
-"""Environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
 
 NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn": "server"}
 """Packages without which nothing works, and their extras; the last two are for an own engine."""
@@ -53,6 +52,11 @@ def add_web(commands: Any) -> None:
     add("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), to encrypt connections")
     add("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
     add("--no-browser", action="store_true", help="do not open the page in this computer's browser")
+    add(
+        "--until-input-ends",
+        action="store_true",
+        help="end when the standard input is closed, as it is when the program that started this one ends",
+    )
     add("--users", type=int, metavar="N", help="N pages for N users, on as many ports from --port on")
     add = parser.add_argument_group("work").add_argument
     add("--user", default="default", metavar="NAME", help="whose work is kept and brought back")
@@ -72,9 +76,7 @@ def _web(options: argparse.Namespace) -> int:
         extras = ",".join(sorted(missing, reverse=True))
         raise RuntimeError(f"gsmedseg web needs more packages: pip install 'gsmedseg[{extras}]'")
     if options.users is not None:
-        from GSMedSegLib.web.launcher import launch
-
-        return launch(options.users, options.port, sys.argv[1:])
+        return launch(options.users, options.port, _without(sys.argv[2:], "--users", "--port", "--user"))
     address = _address(options)
     if options.host not in LOCAL_HOSTS and address.tls is None:
         say("warning: without --tls-cert nothing is encrypted; use a network you trust, or a tunnel")
@@ -104,11 +106,24 @@ def _serve(options: argparse.Namespace, address: Address) -> int:
     name = options.engine or f"engine: this computer, {Path(options.weights).name}"
     try:
         app = WebApp(source, autosave, name)
+        if options.until_input_ends:
+            when_input_ends(app.end)
         app.run(address, options.image, options.series, lambda url: _tell(url, options.no_browser))
     finally:
         if isinstance(source, OwnEngine):
             source.stop()
     return 0
+
+
+def _without(arguments: Sequence[str], *names: str) -> list[str]:
+    """Arguments without some options and their values."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] not in names:
+            kept.append(argument)
+        skip = not skip and argument in names
+    return kept
 
 
 def _tell(url: str, no_browser: bool) -> None:

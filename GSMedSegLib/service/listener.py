@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +52,3 @@ class Listener(uvicorn.Server):
     def end(self) -> None:
         """Stop listening, finish or cancel what is under way, and return from `run`; from any thread."""
         self.should_exit = True
-
-    def end_with_input(self) -> None:
-        """End when nobody can write to the standard input any more, as when the parent process ended."""
-
-        def wait() -> None:
-            while os.read(sys.stdin.fileno(), 4096):
-                pass
-            self.end()
-
-        threading.Thread(target=wait, daemon=True).start()

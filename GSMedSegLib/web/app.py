@@ -80,6 +80,7 @@ class WebApp:
         self._surfaces = Surfaces(core.scene, self._views.node(SURFACE).GetID())
         self._transfers = Transfers(self._save)
         self._dicom_files: tuple[Path, ...] = ()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._batch = ""
         self._digest = ""
         self._shown = self._kept = -1
@@ -106,6 +107,7 @@ class WebApp:
             server.app.add_routes(self._transfers.routes())
 
         def started(**_: Any) -> None:
+            self._loop = asyncio.get_running_loop()
             ready(address.url(self._server.port))
             background.append(asyncio.get_running_loop().create_task(self._watch()))
             if image is not None:
@@ -132,6 +134,12 @@ class WebApp:
             for task in background:
                 task.cancel()
             self.close()
+
+    def end(self) -> None:
+        """Have `run` return; from any thread."""
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(lambda: loop.create_task(self._server.stop()))
 
     def close(self) -> None:
         """Keep what was done, and let go of everything."""
@@ -192,13 +200,6 @@ class WebApp:
             self._batch = batch
         else:
             self._transfers.forget(batch)
-
-    def start_over(self) -> None:
-        """Let go of all segments, and of what is kept."""
-        if self.workspace.image is not None:
-            if self._autosave is not None:
-                self._autosave.forget(self._digest)
-            self._show_image(Opened(self.workspace.image, self._dicom_files), self._digest)
 
     def auto_range(self) -> None:
         """Brightness and contrast as at first."""
@@ -341,7 +342,7 @@ class WebApp:
         if kept is not None:
             workspace.restore(kept.segmentation, kept.segment_id)
             when = time.strftime("%d %b, %H:%M", time.localtime(kept.saved_at))
-            self._state.message = f"Segments and clicks of {when} are back"
+            self._state.saved = f"restored, of {when}"
         self._kept = workspace.changes
         self._mode_setter("view" if kept is not None else "foreground")()
         self._show()
@@ -358,8 +359,11 @@ class WebApp:
             return
         self._kept = workspace.changes
         try:
-            ledger = workspace.interaction.ledger
-            self._autosave.save(self._digest, workspace.segmentation, ledger, workspace.segment_id)
+            if workspace.rows():
+                ledger = workspace.interaction.ledger
+                self._autosave.save(self._digest, workspace.segmentation, ledger, workspace.segment_id)
+            else:
+                self._autosave.forget(self._digest)
         except OSError as error:
             self._state.saved = f"not kept: {reason(error)}"
         else:
@@ -458,6 +462,7 @@ class WebApp:
             if row.id in changed:
                 surface = surface_of(workspace.mask(row.id), workspace.image.ijk_to_ras)
             self._surfaces.show(row.id, surface, row.color, row.visible and bool(self._state.surface))
+        self._views.surfaces_changed()
 
     def _show_range(self) -> None:
         low, high = self.workspace.full_range()

@@ -1,7 +1,143 @@
-"""Several users on one computer: a process, a port and a token for each."""
+"""Several users on one computer: a process, a port and a token for each, for Slicer's core has one scene."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
 
-def launch(users: int, port: int, arguments: list[str]) -> int:
-    raise NotImplementedError
+from GSMedSegLib.console import say
+
+TOKEN_VARIABLE = "GSMEDSEG_WEB_TOKEN"
+"""Environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
+
+MOST_STARTS = 5
+"""A page that ends by itself is started again, but not more often than this."""
+
+_POLL_S = 0.2
+_END_S = 10.0
+
+
+class Page:
+    """One user's page, in a process of its own that ends with this one.
+
+    Args:
+        number: of the user, from 1.
+        command: that serves the page.
+        token: of the page; it stays the same when the page is started again.
+    """
+
+    def __init__(self, number: int, command: Sequence[str], token: str) -> None:
+        self.number = number
+        self._command, self._token = list(command), token
+        self._process: subprocess.Popen[str] | None = None
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None when it does not run."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process; what it says is passed on with the user's number."""
+        self.starts += 1
+        environment = {**os.environ, TOKEN_VARIABLE: self._token, "PYTHONUNBUFFERED": "1"}
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**environment, "PYTHONIOENCODING": "utf-8"},
+        )
+        threading.Thread(target=self._pass_on, args=(self._process,), daemon=True).start()
+
+    def end(self) -> None:
+        """Have the process end by itself, which keeps its user's work, and wait for it."""
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _pass_on(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.strip():
+                    print(f"user {self.number}: {line.rstrip()}", flush=True)
+
+
+def launch(users: int, port: int, arguments: Sequence[str]) -> int:
+    """Serve a page for each user until the program is told to end.
+
+    Args:
+        users: how many.
+        port: of the first page; the others follow.
+        arguments: of `gsmedseg web` for every page, without users, port and user name.
+
+    Returns:
+        exit code: 0 when it was told to end, 1 when a page kept ending.
+
+    Raises:
+        ValueError: no users, or ports that do not exist.
+    """
+    if users < 1 or port < 1 or port + users - 1 > 65535:
+        raise ValueError(
+            f"expected one user or more and ports up to 65535; got {users} users from port {port} on"
+        )
+    pages = [
+        Page(
+            number,
+            [
+                *(sys.executable, "-m", "GSMedSegLib.cli", "web", *arguments),
+                *("--no-browser", "--until-input-ends"),
+                *(f"--port={port + number - 1}", f"--user=user{number}"),
+            ],
+            secrets.token_urlsafe(24),
+        )
+        for number in range(1, users + 1)
+    ]
+    ending = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ending.set()
+
+    before = {name: signal.signal(name, end) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return watch(pages, ending)
+    finally:
+        for page in pages:
+            page.end()
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def watch(pages: Sequence[Page], ending: threading.Event) -> int:
+    """Start pages, and those that end again, until told otherwise; the exit code."""
+    for page in pages:
+        page.start()
+    while not ending.is_set():
+        for page in pages:
+            if page.pid is None:
+                if page.starts >= MOST_STARTS:
+                    say(f"user {page.number}: the page ended {page.starts} times; see above why")
+                    return 1
+                say(f"user {page.number}: the page ended; it is started again")
+                page.start()
+        time.sleep(_POLL_S)
+    return 0

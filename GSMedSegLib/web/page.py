@@ -8,6 +8,7 @@ from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
+from GSMedSegLib.web.labels import labelled
 from GSMedSegLib.web.saving import FORMATS
 from GSMedSegLib.web.views import NAMES
 
@@ -40,7 +41,6 @@ STATE: dict[str, Any] = {
     "hint_known": False,
     "smoothing_mm": 0.0,
     "overwrite": "nothing",
-    "restored": "",
     "help": False,
     "files": True,
     "panel": True,
@@ -87,9 +87,6 @@ class Actions(Protocol):
     async def open_example(self) -> None:
         """Open the built-in image."""
 
-    def start_over(self) -> None:
-        """Let go of what was restored."""
-
     def auto_range(self) -> None:
         """Brightness and contrast as at first."""
 
@@ -133,7 +130,7 @@ def _bar(actions: Actions) -> None:
                     value=name,
                     classes=look,
                     click=(actions.act, f"['{name}']"),
-                    aria_label=tip,
+                    **labelled(tip),
                     id=f"mode-{name}",
                 ):
                     v.VIcon(icon, start=bool(word))
@@ -171,7 +168,7 @@ def _bar(actions: Actions) -> None:
             with v.VList(density="compact"):
                 for name, (title, _) in FORMATS.items():
                     _item("mdi-download-outline", title, f"window.gsmedseg.save('{name}')", id=f"save-{name}")
-        with v.VBtn(icon=True, size="small", click="help = true", aria_label="Help", id="help"):
+        with v.VBtn(icon=True, size="small", click="help = true", **labelled("Help"), id="help"):
             v.VIcon("mdi-help-circle-outline")
             v.VTooltip("Keys and help", activator="parent", location="bottom")
 
@@ -182,7 +179,7 @@ def _button(action: str, icon: str, tip: str, actions: Actions, disabled: str) -
         size="small",
         click=(actions.act, f"['{action}']"),
         disabled=(disabled,),
-        aria_label=tip,
+        **labelled(tip),
         id=action,
         v_show="image",
     ):
@@ -205,7 +202,7 @@ def _panel(actions: Actions) -> None:
                 size="x-small",
                 variant="text",
                 click=(actions.act, "['add']"),
-                aria_label="Add segment",
+                **labelled("Add segment"),
                 id="add",
             ):
                 v.VIcon("mdi-plus", size="large")
@@ -275,7 +272,7 @@ def _panel(actions: Actions) -> None:
                 density="compact",
                 variant="outlined",
                 hide_details=True,
-                aria_label="Where segments meet",
+                **labelled("Where segments meet"),
             )
         with html.Div(classes="gs-field", style="display: flex; align-items: center"):
             v.VSwitch(
@@ -309,7 +306,7 @@ def _segments(actions: Actions) -> None:
             html.Input(
                 v_if="renaming === s.id",
                 value=("s.name",),
-                aria_label="Name of the segment",
+                **labelled("Name of the segment"),
                 raw_attrs=["@click.stop", '@keydown.enter="$event.target.blur()"', "autofocus"],
                 blur=(actions.on_segment, "['name', s.id, $event.target.value]"),
             )
@@ -330,7 +327,7 @@ def _segments(actions: Actions) -> None:
                     icon=True,
                     size="x-small",
                     variant="text",
-                    aria_label="More",
+                    **labelled("More"),
                     raw_attrs=["@click.stop.prevent"],
                 ),
             ):
@@ -351,7 +348,7 @@ def _row_button(icon: str, tip: str, click: Any) -> None:
         icon=True,
         size="x-small",
         variant="text",
-        aria_label=tip,
+        **labelled(tip),
         click_stop=click,  # and the row's own click is not meant
         __events=[("click_stop", "click.stop")],
     ):

@@ -16,6 +16,8 @@ from trame_slicer.rca_view import register_rca_factories
 from trame_slicer.views import ViewLayoutDefinition, ViewType
 from trame_slicer.views.abstract_view import ViewProps
 
+from GSMedSegLib.web.labels import labelled
+
 SLICES = {"Axial": "#E8695F", "Coronal": "#69B578", "Sagittal": "#E3C567"}
 """Slice views, and the colours that Slicer's users know them by."""
 
@@ -113,6 +115,12 @@ class Views:
             self._views[name].fit_view_to_content()
         self._views[name].schedule_render()
 
+    def surfaces_changed(self) -> None:
+        """Draw the surface view again; what lies before or behind the surfaces so far is not cut off."""
+        view = self._views[SURFACE]
+        view.renderer().ResetCameraClippingRange()
+        view.schedule_render()
+
     def node(self, name: str) -> Any:
         """The view node of a view."""
         return self._views[name].get_view_node()
@@ -169,7 +177,7 @@ class Views:
             thumb_size=14,
             track_size=2,
             color=SLICES[name],
-            aria_label=f"{name} slice",
+            **labelled(f"{name} slice"),
         )
 
     def _surface_ui(self, _server: Any, name: str, _view: Any) -> None:
@@ -183,7 +191,7 @@ class Views:
                 size="small",
                 variant="text",
                 click=(self._resetter(name), "[]"),
-                aria_label=f"Fit {name}",
+                **labelled(f"Fit {name}"),
                 v_show="image",
             ):
                 v.VIcon("mdi-fit-to-screen-outline", size="small")
@@ -193,7 +201,7 @@ class Views:
                 size="small",
                 variant="text",
                 click=(self._maximiser(name), "[]"),
-                aria_label=f"Maximise {name}",
+                **labelled(f"Maximise {name}"),
             ):
                 v.VIcon(
                     icon=(f"maximised === '{name}' ? 'mdi-arrow-collapse' : 'mdi-arrow-expand'",),

@@ -28,6 +28,12 @@ PERCENTILES = (0.5, 99.5)
 
 WARM_UP = "warm-up"
 
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#7f8cff", "#a6d854")
+"""Colours of new segments in turn, told apart also by those who see colours otherwise.
+
+Source: the first six are Okabe and Ito's, Color Universal Design, 2008.
+"""
+
 _MOST_SAMPLES = 200_000
 
 
@@ -188,7 +194,10 @@ class Workspace:
 
     def add_segment(self, name: str = "") -> str:
         """Add an empty segment and choose it; its ID."""
-        self.segment_id = self._node().GetSegmentation().AddEmptySegment("", name.strip())
+        segments = self._node().GetSegmentation()
+        color = PALETTE[segments.GetNumberOfSegments() % len(PALETTE)]
+        rgb = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        self.segment_id = segments.AddEmptySegment("", name.strip(), rgb)
         self.changes += 1
         return self.segment_id
 
@@ -350,7 +359,7 @@ class Workspace:
 
     def warm_up(self) -> None:
         """Have the engine start before the first click; what comes of it is told with the tag `WARM_UP`."""
-        tiny = np.zeros((8, 8, 8), np.uint8)
+        tiny = np.arange(512).astype(np.uint8).reshape(8, 8, 8)  # a constant image is refused
 
         def send(source: EngineSource) -> RemoteImage:
             return RemoteImage(source, tiny, np.eye(4))

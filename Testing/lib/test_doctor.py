@@ -219,7 +219,7 @@ def test_extras_are_those_of_the_package(pyproject: dict):  # noqa: F811 (the fi
 
 
 def test_extras(monkeypatch: pytest.MonkeyPatch):
-    there = {"pydicom", "openvino"}
+    there = {"highdicom", "pydicom", "openvino"}
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object() if name in there else None)
     finding = ask("extras")
     assert (finding.state, finding.found) == ("ok", "with dicom, openvino, without server, evaluate")

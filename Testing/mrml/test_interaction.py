@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from Testing.mrml.conftest import OBLIQUE, slicer, turned, vtk  # isort: skip - skips without Slicer
 
@@ -24,6 +23,7 @@ from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
 from GSMedSegLib.service.background import Background, Told
 from GSMedSegLib.service.engines import ServerEngine
+from Testing.dicom_series import write_series
 from Testing.service.conftest import TOKEN, Served, wait_until
 
 MOVED = turned(30, (11.0, -7.0, 100.0))
@@ -356,7 +356,7 @@ def test_a_scene_is_saved_loaded_and_gone_on_with(desk: Desk, tmp_path: Path, sl
     image = image_of(desk.volume)
     scene = slicer_app.scene
     scene.Clear(False)
-    written = write_dicom(image, tmp_path / "dicom")
+    written = write_series(image, tmp_path / "dicom")
     (volume,) = slicer_app.io_manager.load_volumes([str(path) for path in written])
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
     matrix = vtk.vtkMatrix4x4()
@@ -406,30 +406,3 @@ def test_a_scene_is_saved_loaded_and_gone_on_with(desk: Desk, tmp_path: Path, sl
     again.wait()
     assert np.array_equal(again.mask("a"), one)
     again.background.close()
-
-
-def write_dicom(image: np.ndarray, folder: Path) -> list[Path]:
-    """An oblique series, one file a slice."""
-    folder.mkdir()
-    direction = np.array([[0.6, 0.0, 0.8], [0.64, 0.6, -0.48], [-0.48, 0.8, 0.36]])
-    spacing, origin = (0.5, 0.8, 2.4), np.array([10.0, -20.0, 30.0])
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    files = []
-    for k, plane in enumerate(image):
-        piece = sitk.GetImageFromArray(plane[None])
-        piece.SetSpacing(spacing)
-        at = origin + direction[:, 2] * spacing[2] * k
-        entries = {
-            "0008|0060": "CT", "0010|0010": "Nobody", "0010|0020": "0",
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0020|000d": "1.2.826.1", "0020|000e": "1.2.826.2", "0008|0018": f"1.2.826.3.{k + 1}",
-            "0020|0013": str(k + 1), "0020|0032": "\\".join(f"{x:.6f}" for x in at), "0018|0050": "2.4",
-            "0020|0037": "\\".join(f"{x:.6f}" for x in direction.T[:2].ravel()), "0020|0052": "1.2.826.4",
-        }  # fmt: skip
-        for tag, value in entries.items():
-            piece.SetMetaData(tag, value)
-        files.append(folder / f"{k:03}.dcm")
-        writer.SetFileName(str(files[-1]))
-        writer.Execute(piece)
-    return files

@@ -1,0 +1,151 @@
+"""DICOM segmentations, read back by pydicom and highdicom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from GSMedSegLib.cropped import Cropped, crop
+from GSMedSegLib.volume_io import Volume, read_volume
+from GSMedSegLib.web.dicom_seg import TISSUE, codes_of, write_dicom
+from GSMedSegLib.web.opening import open_path
+from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, SPACING_IJK_MM, write_series
+
+highdicom = pytest.importorskip("highdicom", reason="pip install 'gsmedseg[dicom]'")
+pydicom = pytest.importorskip("pydicom")
+
+
+def two_masks(shape: tuple[int, int, int]) -> list[tuple[str, str, Cropped]]:
+    """A liver and something without a known name, overlapping in one voxel."""
+    liver, other = np.zeros(shape, bool), np.zeros(shape, bool)
+    liver[1:4, 2:6, 3:7] = True
+    other[3:5, 5:8, 6:9] = True
+    return [("Liver", "#dd8265", crop(liver)), ("Finding 7 (left)", "#56b4e9", crop(other))]
+
+
+@pytest.fixture
+def series(tmp_path: Path, rng: np.random.Generator) -> tuple[Volume, list[Path]]:
+    """An oblique series of 6 slices of 10×12 voxels."""
+    image = rng.integers(0, 200, (6, 10, 12)).astype(np.int16)
+    files = write_series(image, tmp_path / "series")
+    opened = open_path(tmp_path / "series")
+    assert sorted(opened.dicom_files) == sorted(files)
+    return opened.volume, list(opened.dicom_files)
+
+
+def test_voxels_names_and_codes_come_back(series: tuple[Volume, list[Path]], tmp_path: Path):
+    image, files = series
+    masks = two_masks(image.shape)
+    path = tmp_path / "seg.dcm"
+    write_dicom(path, image, masks, files)
+    dataset = pydicom.dcmread(path)
+    source = pydicom.dcmread(files[0])
+    assert dataset.Modality == "SEG"
+    for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert dataset[keyword].value == source[keyword].value
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    first, second = dataset.SegmentSequence
+    assert (first.SegmentLabel, second.SegmentLabel) == ("Liver", "Finding 7 (left)")
+    liver = first.SegmentedPropertyTypeCodeSequence[0]
+    assert (liver.CodingSchemeDesignator, liver.CodeMeaning) == ("SCT", "Liver")
+    unknown = second.SegmentedPropertyTypeCodeSequence[0]
+    assert (unknown.CodeValue, unknown.CodingSchemeDesignator, unknown.CodeMeaning) == TISSUE
+    assert first.SegmentAlgorithmType == "SEMIAUTOMATIC"
+    assert first.SegmentAlgorithmName == "GSMedSeg"
+    assert len(first.RecommendedDisplayCIELabValue) == 3
+
+    segmentation = highdicom.seg.segread(path)
+    for number, (_, _, mask) in enumerate(masks, start=1):
+        read = segmentation.get_volume(segment_numbers=[number], combine_segments=False)
+        for (k, j, i), value in np.ndenumerate(read.array[..., 0]):
+            at_lps = read.map_indices_to_reference(np.array([[k, j, i]]))[0]
+            a, b, c = voxel_of(at_lps)
+            assert bool(value) == bool(mask.whole()[a, b, c])
+        assert int(read.array.sum()) == int(mask.array.sum())
+
+
+def voxel_of(at_lps: np.ndarray) -> tuple[int, int, int]:
+    """(k, j, i) of a point (mm), by the numbers that the series was written with."""
+    ijk = DIRECTION.T @ (at_lps - ORIGIN_LPS_MM) / SPACING_IJK_MM
+    i, j, k = np.round(ijk).astype(int)
+    assert np.allclose(ijk, (i, j, k), atol=1e-3)
+    return k, j, i
+
+
+def test_every_frame_lies_on_its_slice(series: tuple[Volume, list[Path]], tmp_path: Path):
+    image, files = series
+    path = tmp_path / "seg.dcm"
+    write_dicom(path, image, two_masks(image.shape), files)
+    dataset = pydicom.dcmread(path)
+    positions = {
+        tuple(np.round(pydicom.dcmread(file).ImagePositionPatient, 3).tolist()): str(
+            pydicom.dcmread(file).SOPInstanceUID
+        )
+        for file in files
+    }
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        at = tuple(np.round(frame.PlanePositionSequence[0].ImagePositionPatient, 3).tolist())
+        assert at in positions
+        reference = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert reference.ReferencedSOPInstanceUID == positions[at]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    axes = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    assert np.allclose(axes, DIRECTION.T[:2].ravel(), atol=1e-5)
+    # Pixel spacing is that of rows first: along j, then along i.
+    assert np.allclose(shared.PixelMeasuresSequence[0].PixelSpacing, (0.8, 0.5))
+
+
+def test_a_real_series(data_dir: Path, tmp_path: Path):
+    folder = data_dir / "unlabelled" / "dicom" / "ibsi_STS_012_PET"
+    opened = open_path(folder)
+    mask = np.zeros(opened.volume.shape, bool)
+    mask[5:9, 10:20, 12:18] = True
+    path = tmp_path / "seg.dcm"
+    write_dicom(path, opened.volume, [("Tumour", "#ff0000", crop(mask))], opened.dicom_files)
+    read = highdicom.seg.segread(path).get_volume(combine_segments=True)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ opened.volume.ijk_to_ras
+    low, high = np.inf, -np.inf
+    for kji in np.argwhere(read.array):
+        at = read.map_indices_to_reference(kji[None])[0]
+        i, j, k = (np.linalg.inv(lps) @ [*at, 1])[:3]
+        low, high = np.minimum(low, (k, j, i)), np.maximum(high, (k, j, i))
+    assert np.allclose(low, (5, 10, 12), atol=0.01)
+    assert np.allclose(high, (8, 19, 17), atol=0.01)
+    assert int((read.array > 0).sum()) == mask.sum()
+
+
+def test_an_image_that_is_no_dicom_is_refused(tmp_path: Path):
+    image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4), "x")
+    with pytest.raises(ValueError, match=r"refers to DICOM slices.*save"):
+        write_dicom(tmp_path / "seg.dcm", image, [], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slices_without_a_frame_of_reference_are_refused(series: tuple[Volume, list[Path]], tmp_path: Path):
+    image, files = series
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(file)
+    with pytest.raises(ValueError, match="do not allow a segmentation"):
+        write_dicom(tmp_path / "seg.dcm", image, two_masks(image.shape), files)
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_codes_are_those_of_slicers_general_anatomy():
+    category, kind = codes_of("  kidney ")
+    assert kind[1:] == ("SCT", "Kidney")
+    assert category[1] == "SCT"
+    assert codes_of("Segment_1") == (TISSUE, TISSUE)
+
+
+def test_the_volume_is_the_series(series: tuple[Volume, list[Path]], tmp_path: Path):
+    """What the segmentation is compared with: the volume lies where the slices were written."""
+    image, _ = series
+    again = read_volume(tmp_path / "series")
+    assert np.array_equal(image.array, again.array)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.ijk_to_ras
+    assert np.allclose(lps[:3, 3], ORIGIN_LPS_MM, atol=1e-3)
+    assert np.allclose(lps[:3, :3], DIRECTION * SPACING_IJK_MM, atol=1e-3)

@@ -1,0 +1,117 @@
+"""Images as a browser sends them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from GSMedSegLib.web import opening
+from GSMedSegLib.web.opening import open_example, open_path, unpack
+from Testing.dicom_series import write_series
+
+IMAGE = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+
+
+def write(path: Path) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(IMAGE), str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha"])
+def test_a_file_alone_or_in_a_folder(tmp_path: Path, name: str):
+    file = write(tmp_path / name)
+    assert np.array_equal(open_path(file).volume.array, IMAGE)
+    assert np.array_equal(open_path(tmp_path).volume.array, IMAGE)
+    assert open_path(file).dicom_files == ()
+
+
+def test_a_header_brings_its_data_along(tmp_path: Path):
+    write(tmp_path / "a.mhd")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert np.array_equal(open_path(tmp_path).volume.array, IMAGE)
+
+
+def test_two_images_at_once_are_a_question(tmp_path: Path):
+    write(tmp_path / "a.nrrd")
+    write(tmp_path / "b.nii.gz")
+    with pytest.raises(ValueError, match=r"2 images at once \(a.nrrd, b.nii.gz"):
+        open_path(tmp_path)
+
+
+def test_a_folder_of_slices_and_the_larger_of_two_series(tmp_path: Path):
+    files = write_series(IMAGE, tmp_path / "one")
+    opened = open_path(tmp_path)
+    assert np.array_equal(opened.volume.array, IMAGE)
+    assert sorted(opened.dicom_files) == sorted(files)
+    assert opened.remark == ""
+    import pydicom
+
+    for file in write_series(IMAGE[:2], tmp_path / "two"):
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesInstanceUID = "1.2.826.99"
+        dataset.save_as(file)
+    opened = open_path(tmp_path)
+    assert opened.volume.shape == (4, 5, 6)
+    assert opened.remark == "the largest of 2 DICOM series"
+    assert open_path(tmp_path, "1.2.826.99").volume.shape == (2, 5, 6)
+    with pytest.raises(ValueError, match=r"no DICOM series 1\.2\.3"):
+        open_path(tmp_path, "1.2.3")
+
+
+def test_a_zip_archive_of_slices(tmp_path: Path):
+    files = write_series(IMAGE, tmp_path / "series")
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    with zipfile.ZipFile(sent / "study.zip", "w") as archive:
+        for file in files:
+            archive.write(file, f"deep/er/{file.name}")
+    unpack(sent)
+    assert np.array_equal(open_path(sent).volume.array, IMAGE)
+    assert not (sent / "study.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt"])
+def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str):
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    with zipfile.ZipFile(sent / "evil.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "x")
+    with pytest.raises(ValueError, match="lead out of it"):
+        unpack(sent)
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_an_archive_that_grows_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(opening, "ARCHIVE_BYTES", 10_000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(20_000))
+    assert (tmp_path / "bomb.zip").stat().st_size < 1000
+    with pytest.raises(ValueError, match="open a part of it"):
+        unpack(tmp_path)
+
+
+def test_what_is_no_archive_is_told(tmp_path: Path):
+    (tmp_path / "a.zip").write_bytes(b"PK no")
+    with pytest.raises(ValueError, match=r"a.zip: a damaged or locked zip archive"):
+        unpack(tmp_path)
+
+
+def test_what_is_no_image_is_told(tmp_path: Path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "notes" / "b.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(ValueError, match="no image in this folder; known are"):
+        open_path(tmp_path / "notes")
+    (tmp_path / "cut.nii.gz").write_bytes(write(tmp_path / "whole.nii.gz").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"cut.nii.gz"):
+        open_path(tmp_path / "cut.nii.gz")
+
+
+def test_the_example_is_there():
+    opened = open_example()
+    assert opened.volume.name == "example"
+    assert opened.volume.array.std() > 0

@@ -1,0 +1,319 @@
+"""What a user does in the page, in a real browser, with a real engine behind it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from Testing.web.conftest import Page, WebServer, make_image
+
+pytestmark = pytest.mark.slow
+
+CENTRE_KJI = (14.5, 24.5, 29.5)
+
+
+@pytest.fixture
+def opened(page: Page, image_file: Path) -> Iterator[Page]:
+    """The page with the image before it and no segment yet."""
+    page.open(image_file)
+    page.start_over()
+    page.mode("foreground")
+    yield page
+    page.start_over()
+
+
+def by_command_line(page: Page, image_file: Path, folder: Path) -> NDArray[np.uint8]:
+    """(K, J, I) labels that `gsmedseg segment` makes of the page's clicks."""
+    clicks, result = folder / "clicks.json", folder / "again.nii.gz"
+    clicks.write_bytes(page.saved("json"))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "GSMedSegLib.cli", "segment", image_file, "-o", result),
+            *("--clicks", clicks, "--precision", "fp32"),
+        ],
+        check=True,
+    )
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(result)))
+
+
+def test_the_first_page_says_what_to_do(page: Page):
+    text = page.page.inner_text(".gs-start")
+    assert "Open a NIfTI, NRRD or MetaImage file" in text
+    assert "not a medical device" in text
+    assert page.page.title() == "GSMedSeg"
+
+
+@pytest.mark.parametrize(
+    ("view", "across", "along"),
+    [
+        # On the screen: the axis of (k, j, i) that grows or falls to the right, and downwards. The image lies
+        # along the patient's axes, so right is left (i grows), or back (j grows), and down is back or feet.
+        ("Axial", (2, 1), (1, 1)),
+        ("Coronal", (2, 1), (0, -1)),
+        ("Sagittal", (1, 1), (0, -1)),
+    ],
+)
+def test_a_click_lands_where_the_mouse_was(
+    opened: Page, view: str, across: tuple[int, int], along: tuple[int, int]
+):
+    opened.click(view)
+    opened.answered(1)
+    opened.click(view, right=0.56)
+    opened.answered(2)
+    opened.click(view, down=0.56)
+    opened.answered(3)
+    clicks = np.array([click[:3] for click in opened.clicks()], float)
+    assert np.abs(clicks[0] - CENTRE_KJI).max() <= 1
+    box = opened.page.locator(f"#view-{view}").bounding_box()
+    spacing_kji_mm = np.array((2.0, 1.2, 1.0))
+    moved_mm = (clicks[1:] - clicks[0]) * spacing_kji_mm
+    mm_per_pixel = []
+    for (axis, sign), moved, pixels in (
+        (across, moved_mm[0], 0.06 * box["width"]),
+        (along, moved_mm[1], 0.06 * box["height"]),
+    ):
+        assert sign * moved[axis] > 0
+        others = [a for a in range(3) if a != axis]
+        assert np.abs(moved[others] / spacing_kji_mm[others]).max() <= 1
+        mm_per_pixel.append((abs(moved[axis]) / pixels, spacing_kji_mm[axis] / pixels))
+    (first, doubt), (second, other_doubt) = mm_per_pixel
+    assert abs(first - second) <= doubt + other_doubt  # pixels are as wide as they are high
+
+
+def test_the_mask_is_on_the_screen_and_in_3d(opened: Page, tmp_path: Path):
+    before, empty = opened.settled_picture("Axial"), opened.settled_picture("Surface")
+    opened.click("Axial")
+    opened.answered(1)
+    mask = opened.labels(tmp_path) == 1
+    truth = make_image() > 70
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
+    after, surface = opened.settled_picture("Axial"), opened.settled_picture("Surface")
+    coloured = np.ptp(after.astype(int), axis=2) - np.ptp(before.astype(int), axis=2) > 30
+    assert coloured.mean() > 0.02, "no mask on the slice"
+    changed = np.abs(surface.astype(int) - empty).max(2) > 30
+    assert changed.mean() > 0.005, "no surface in 3D"
+    opened.page.click("#surface")
+    opened.until("!s.surface")
+    assert np.abs(opened.settled_picture("Surface").astype(int) - empty).max(2).mean() < 2
+    opened.page.click("#surface")
+    assert opened.state("seconds").endswith(" s")
+
+
+def test_background_undo_and_redo(opened: Page, tmp_path: Path):
+    opened.click("Axial")
+    opened.answered(1)
+    first = opened.labels(tmp_path)
+    opened.page.keyboard.press("b")
+    opened.until("s.mode === 'background'")
+    opened.click("Axial", right=0.56)
+    opened.answered(2)
+    k, j, i, positive = opened.clicks()[1]
+    assert not positive
+    second = opened.labels(tmp_path)
+    assert second[k, j, i] == 0
+    assert not np.array_equal(first, second)
+    opened.page.click("#undo")
+    opened.answered(1)
+    assert len(opened.clicks()) == 1
+    assert np.array_equal(opened.labels(tmp_path), first)
+    opened.page.keyboard.press("y")
+    opened.answered(2)
+    assert np.array_equal(opened.labels(tmp_path), second)
+    assert opened.clicks()[1] == (k, j, i, False)
+
+
+def test_a_box_makes_a_mask_within_it(opened: Page, tmp_path: Path):
+    opened.mode("box")
+    opened.click("Axial", right=0.35, down=0.25)
+    opened.click("Axial", right=0.65, down=0.75)
+    opened.until("s.segments.length === 1 && s.segments[0].volume !== 'empty' && !s.busy")
+    mask = opened.labels(tmp_path) == 1
+    assert mask[15, 25, 30]
+    ledger = opened.ledger()
+    box = ledger.box(ledger.objects[0])
+    assert box is not None
+    assert box.min_kji[1] < 24 < box.max_kji[1]
+
+
+def test_the_command_line_makes_the_same_mask_from_the_saved_clicks(
+    opened: Page, image_file: Path, tmp_path: Path
+):
+    opened.click("Axial")
+    opened.answered(1)
+    opened.mode("background")
+    opened.click("Coronal", right=0.58)
+    opened.answered(2)
+    opened.page.click("#add")
+    opened.until("s.segments.length === 2")
+    opened.mode("foreground")
+    opened.click("Axial", right=0.56)
+    opened.answered(1)
+    shown = opened.labels(tmp_path)
+    assert set(np.unique(shown)) >= {0, 1}
+    again = by_command_line(opened, image_file, tmp_path)
+    first = opened.ledger().objects.index(opened.state("segments")[0]["name"]) + 1
+    # The page keeps what a segment has got already, the command line lets the surer one have it: what only
+    # one object claims is the same voxel for voxel.
+    assert np.array_equal(again > 0, shown > 0)
+    assert np.array_equal((again == first) & (shown == 1), again == first)
+
+
+def test_what_was_done_is_there_after_a_reload_and_goes_on(
+    opened: Page, browser: Any, server: WebServer, image_file: Path, tmp_path: Path
+):
+    opened.click("Axial")
+    opened.answered(1)
+    before = opened.labels(tmp_path)
+    opened.until("s.saved.startsWith('kept')")
+    again = Page(browser, server.url)
+    again.until("s.image === 'phantom' && s.segments.length === 1")
+    assert np.array_equal(again.labels(tmp_path), before)
+    again.open(image_file)  # from the start, as after a crash
+    again.until("s.saved.startsWith('restored')")
+    assert np.array_equal(again.labels(tmp_path), before)
+    again.mode("foreground")
+    again.click("Axial", right=0.55)
+    again.answered(2)
+    assert len(again.clicks()) == 2
+    again.close()
+
+
+def test_a_bad_file_is_told_and_the_page_lives(opened: Page, tmp_path: Path):
+    bad = tmp_path / "broken.nii.gz"
+    bad.write_bytes(b"no image at all")
+    opened.upload(bad)
+    opened.until("s.failed")
+    assert "broken.nii.gz" in opened.state("error")
+    assert str(tmp_path) not in opened.state("error")
+    assert "gsmedseg-" not in opened.state("error"), "the folder of uploads means nothing to the user"
+    opened.page.get_by_text("Close", exact=True).click()
+    opened.until("!s.failed && s.image === 'phantom'")
+    opened.click("Axial")
+    opened.answered(1)
+
+
+def test_a_killed_engine_comes_back_with_the_same_mask(
+    opened: Page, server: WebServer, image_file: Path, tmp_path: Path
+):
+    opened.click("Axial")
+    opened.answered(1)
+    engine = server.engine()
+    engine.suspend()  # so that the click is surely under way
+    opened.click("Axial", right=0.53)
+    opened.until("s.busy")
+    engine.kill()
+    opened.answered(2)
+    assert server.engine().pid != engine.pid
+    assert np.array_equal(opened.labels(tmp_path), by_command_line(opened, image_file, tmp_path))
+
+
+def test_clicks_made_while_the_engine_works_all_count(opened: Page, server: WebServer, tmp_path: Path):
+    opened.click("Axial")
+    opened.answered(1)
+    engine = server.engine()
+    engine.suspend()
+    opened.click("Axial", right=0.47)
+    opened.click("Axial", down=0.55)
+    opened.until("s.segments[0].clicks === 3 && s.busy")  # the page answers while the engine does not
+    engine.resume()
+    opened.answered(3)
+    clicks = opened.clicks()
+    assert len(clicks) == 3
+    labels = opened.labels(tmp_path)
+    assert all(labels[k, j, i] == 1 for k, j, i, _ in clicks)
+
+
+def test_cancel_drops_the_click_that_is_waited_for(opened: Page, server: WebServer, tmp_path: Path):
+    opened.click("Axial")
+    opened.answered(1)
+    before = opened.labels(tmp_path)
+    engine = server.engine()
+    engine.suspend()
+    opened.click("Axial", right=0.54)
+    opened.until("s.busy")
+    opened.page.keyboard.press("Escape")
+    opened.until("!s.busy")
+    engine.resume()
+    opened.answered(1)
+    assert np.array_equal(opened.labels(tmp_path), before)
+
+
+def test_segments_are_named_hidden_and_locked(opened: Page):
+    opened.click("Axial")
+    opened.answered(1)
+    opened.page.dblclick(".gs-segment .gs-name b")
+    opened.page.fill(".gs-segment input", "Left kidney")
+    opened.page.keyboard.press("Enter")
+    opened.until("s.segments[0].name === 'Left kidney'")
+    opened.page.click(".gs-segment [aria-label='Show or hide']")
+    opened.until("!s.segments[0].visible")
+    opened.page.click(".gs-segment [aria-label='Show or hide']")
+    opened.until("s.segments[0].visible")
+    opened.page.click(".gs-segment [aria-label=More]")
+    opened.page.get_by_text("Lock", exact=True).locator("visible=true").click()
+    opened.until("s.segments[0].locked")
+    opened.click("Axial", right=0.54)
+    opened.until("s.message.includes('locked')")
+    assert opened.state("segments")[0]["clicks"] == 1
+    opened.page.click(".gs-segment [aria-label=More]")
+    opened.page.get_by_text("Unlock", exact=True).locator("visible=true").click()
+    opened.until("!s.segments[0].locked")
+
+
+def test_the_next_click_is_suggested(opened: Page):
+    opened.page.click("#hint")
+    opened.click("Axial")
+    opened.answered(1)
+    opened.until("s.hint_known")
+    opened.page.click("#hint")
+    opened.until("!s.hint")
+
+
+def test_brightness_follows_the_slider(opened: Page):
+    before = opened.settled_picture("Axial").mean()
+    opened.page.evaluate("window.trame.state.set('shown_range', [-200, 0])")
+    opened.page.wait_for_timeout(500)
+    assert opened.settled_picture("Axial").mean() > before + 20
+    opened.page.get_by_text("Auto contrast").click()
+    opened.page.wait_for_timeout(500)
+    assert abs(opened.settled_picture("Axial").mean() - before) < 5
+
+
+def test_a_tablet_shows_all_of_it(browser: Any, server: WebServer, opened: Page):
+    page = Page(browser, server.url, (1024, 768))
+    page.until("s.image === 'phantom'")
+    page.page.wait_for_timeout(1000)
+    width = page.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 1024
+    save = page.page.locator("#save").bounding_box()
+    assert save["x"] + save["width"] <= 1024
+    for view in ("Axial", "Coronal", "Sagittal", "Surface"):
+        box = page.page.locator(f"#view-{view}").bounding_box()
+        assert box["width"] > 300
+        assert box["height"] > 250
+    page.close()
+
+
+def test_nobody_enters_without_the_token(server: WebServer):
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    base = server.url.split("?")[0]
+    for url, headers in (
+        (base, {}),
+        (base + "?token=another-token-0123456789", {}),
+        (server.url, {"Origin": "http://elsewhere.example"}),
+        (base + "save/json", {}),
+    ):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(Request(url, headers=headers))
+        assert refused.value.code == 403
+    assert urlopen(server.url).status == 200
