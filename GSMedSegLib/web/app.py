@@ -30,8 +30,8 @@ from GSMedSegLib.web.views import NAMES, SURFACE, Views, interaction_node
 from GSMedSegLib.web.workspace import WARM_UP, Workspace
 
 POLL_S = 0.02
-SURFACE_S = 0.1
-"""Masks that follow each other within so long have their surface drawn once."""
+SURFACE_S = 0.2
+"""A surface follows its mask after so long: first the slices show it, and of masks in a row only the last."""
 
 AUTOSAVE_S = 2.0
 """After so long without a change what was done is kept."""
@@ -84,7 +84,7 @@ class WebApp:
         self._batch = ""
         self._digest = ""
         self._shown = self._kept = -1
-        self._changed_s = self._surface_s = 0.0
+        self._changed_s = 0.0
         self._page = build_page(self._server, self)
         self._listen()
 
@@ -382,11 +382,10 @@ class WebApp:
                     for one in told:
                         self._tell(one)
                     self._show()
-            if self.workspace.changed_segments and now > self._surface_s + SURFACE_S:
+            if self.workspace.changed_segments and now > self._changed_s + SURFACE_S:
                 with self._state:
                     self._show_surfaces(set(self.workspace.changed_segments))
                 self.workspace.changed_segments.clear()
-                self._surface_s = time.monotonic()
             if (
                 self._kept != self.workspace.changes
                 and not self.workspace.busy

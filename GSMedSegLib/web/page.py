@@ -394,10 +394,10 @@ def _start(actions: Actions) -> None:
 
 def _status() -> None:
     with v.VFooter(app=True, classes="gs-status", color="surface"):
+        html.Div(classes="gs-busy", v_show="(busy || opening) && progress < 0")
         v.VProgressLinear(
             model_value=("progress",),
-            indeterminate=("progress < 0",),
-            v_show="busy || opening",
+            v_show="busy && progress >= 0",
             color="primary",
             height=4,
             rounded=True,
