@@ -38,8 +38,8 @@ PAUSE_MS = 300
 EVERY = 50
 """Clicks from one look at the memory to the next."""
 
-# Resolves with the milliseconds from the next press of the mouse to the first look (every 30 ms) at which a point of the
-# axial view, given as shares of its width and height, has a colour: the mask is on the screen.
+# Resolves with the milliseconds from the next press of the mouse to the first look (every 30 ms) at which a
+# point of the axial view, given as shares of its width and height, has a colour: the mask is on the screen.
 WATCH = """([right, down]) => {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = 1;
@@ -82,7 +82,6 @@ def measure(page: Page, server: WebServer, image_file: Path) -> dict[str, Any]:
         began = time.perf_counter()
         predictor.segment_from(ObjectPrompts((click,)))
         rows.append((shown_s, time.perf_counter() - began))
-        print(rows[-1], page.state("seconds"))
         page.page.click("#undo")
         page.until("s.segments[0].clicks === 0 && !s.busy")
     later = rows[1:]  # the first click waits for the image to be sent

@@ -1,0 +1,116 @@
+"""A page for each of several users: processes that are started, watched and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from GSMedSegLib.web.launcher import MOST_STARTS, TOKEN_VARIABLE, Page, launch, watch
+from GSMedSegLib.web_command import _without
+
+SERVES = "import os, sys; print('open', os.environ['GSMEDSEG_WEB_TOKEN'], flush=True); sys.stdin.read()"
+"""Stands for `gsmedseg web --until-input-ends`."""
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_page_that_ends_is_started_again_with_its_token(capfd: pytest.CaptureFixture[str]):
+    out, err = "", ""
+
+    def has_said(text: str, times: int) -> bool:
+        nonlocal out, err
+        said = capfd.readouterr()
+        out, err = out + said.out, err + said.err
+        return out.count(text) == times
+
+    pages = [Page(n, [sys.executable, "-c", SERVES], f"token-{n}") for n in (1, 2)]
+    ending = threading.Event()
+    watching = threading.Thread(target=watch, args=(pages, ending))
+    watching.start()
+    wait_until(lambda: has_said("user 1: open token-1", 1))
+    wait_until(lambda: has_said("user 2: open token-2", 1))
+    first, second = pages[0].pid, pages[1].pid
+    assert first is not None
+    os.kill(first, signal.SIGTERM)
+    wait_until(lambda: has_said("user 1: open token-1", 2))
+    assert pages[0].pid not in (None, first)
+    assert pages[1].pid == second
+    ending.set()
+    watching.join()
+    for page in pages:
+        page.end()
+        assert page.pid is None
+    assert has_said("user 2: open token-2", 1)
+    assert "user 1: the page ended; it is started again" in err
+
+
+def test_a_page_that_keeps_ending_is_given_up(capfd: pytest.CaptureFixture[str]):
+    page = Page(1, [sys.executable, "-c", "raise SystemExit('port taken')"], "token")
+    assert watch([page], threading.Event()) == 1
+    assert page.starts == MOST_STARTS
+    page.end()
+    said = capfd.readouterr()
+    assert "the page ended 5 times" in said.err
+    assert "user 1: port taken" in said.out
+
+
+@pytest.mark.parametrize(("users", "port"), [(0, 8732), (3, 65534), (2, 0)])
+def test_impossible_numbers_are_refused(users: int, port: int):
+    with pytest.raises(ValueError, match=r"expected one user or more and ports up to 65535; got"):
+        launch(users, port, [])
+
+
+def test_users_share_all_other_arguments():
+    given = ["scan.nii.gz", "--users", "3", "--port=9000", "--user", "me", "--precision", "fp32"]
+    assert _without(given, "--users", "--port", "--user") == ["scan.nii.gz", "--precision", "fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="ends the program by SIGTERM, which Windows has not")
+@pytest.mark.usefixtures("_draws")
+def test_two_users_have_pages_of_their_own(tmp_path: Path):
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    from GSMedSegLib.service.engines import _free_port
+
+    port = _free_port()
+    environment = {**os.environ, "GSMEDSEG_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    environment.pop(TOKEN_VARIABLE, None)
+    program = subprocess.Popen(
+        [sys.executable, "-m", "GSMedSegLib.cli", "web", "--users", "2", f"--port={port}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert program.stdout is not None
+    urls = {}
+    for line in program.stdout:
+        if ": open " in line:
+            user, _, url = line.partition(": open ")
+            urls[user] = url.strip()
+        if len(urls) == 2:
+            break
+    first, second = urls["user 1"], urls["user 2"]
+    assert urlopen(first).status == urlopen(second).status == 200
+    token = first.partition("?")[2]
+    with pytest.raises(HTTPError) as refused:
+        urlopen(f"{second.partition('?')[0]}?{token}")
+    assert refused.value.code == 403
+    program.terminate()
+    program.stdout.read()
+    program.stdout.close()
+    assert program.wait(60) == 0
