@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench accuracy finetune-demo clean
+.PHONY: help env demo web test lint bench accuracy finetune-demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ $(INSTALLED): pyproject.toml constraints.txt GSMedSegLib/requirements.txt
 
 demo: env ## Segment a made-up image from clicks; the result goes to build/demo
 	$(VENV)/bin/gsmedseg demo build/demo
+
+web: env ## Open the browser app with a made-up image; ARGS="--port 9000" and others as of gsmedseg web
+	$(VENV)/bin/gsmedseg web --example $(ARGS)
 
 test: env ## Run the tests; ARGS="-k click" picks some
 	$(RUN) -m pytest $(ARGS)

@@ -9,7 +9,7 @@ import secrets
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from GSMedSegLib.web.launcher import TOKEN_VARIABLE, launch
 if TYPE_CHECKING:
     from GSMedSegLib.service.engines import EngineSource
     from GSMedSegLib.web.address import Address
+    from GSMedSegLib.web.opening import Opened
 
 NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn": "server"}
 """Packages without which nothing works, and their extras; the last two are for an own engine."""
@@ -38,12 +39,14 @@ def add_web(commands: Any) -> None:
         f"address, which is taken from --token-file or {TOKEN_VARIABLE}, or made anew. A process serves one "
         "user; --users starts several.",
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "image",
         nargs="?",
         type=Path,
         help="NIfTI, NRRD, MetaImage or DICOM file, or a folder with DICOM, to open at once",
     )
+    what.add_argument("--example", action="store_true", help="open the built-in image at once")
     parser.add_argument("--series", metavar="UID", help="which DICOM series, where the folder has several")
     add = parser.add_argument_group("address").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -108,11 +111,22 @@ def _serve(options: argparse.Namespace, address: Address) -> int:
         app = WebApp(source, autosave, name)
         if options.until_input_ends:
             when_input_ends(app.end)
-        app.run(address, options.image, options.series, lambda url: _tell(url, options.no_browser))
+        app.run(address, _first(options), lambda url: _tell(url, options.no_browser))
     finally:
         if isinstance(source, OwnEngine):
             source.stop()
     return 0
+
+
+def _first(options: argparse.Namespace) -> tuple[str, Callable[[], Opened]] | None:
+    """The image to open at once: what it is called, and a function that reads it."""
+    from GSMedSegLib.web.opening import open_example, open_path
+
+    if options.example:
+        return "the example", open_example
+    if options.image is not None:
+        return options.image.name, lambda: open_path(options.image, options.series)
+    return None
 
 
 def _without(arguments: Sequence[str], *names: str) -> list[str]:

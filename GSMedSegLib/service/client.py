@@ -260,6 +260,11 @@ class EngineClient:
                         response.read()  # up to the end: the connection can be used again
                         raise error_of(header.get("error"), header.get("message"))
                     yield header, payload
+            except AttributeError as error:
+                if self._connection is connection:
+                    raise
+                # What http.client raises when another thread ended the engine and closed its connection.
+                raise EngineLost("the connection was closed") from error
             except ValueError as error:
                 if isinstance(error, EngineError) or type(error) is not ValueError:
                     raise

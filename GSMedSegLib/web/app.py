@@ -46,6 +46,7 @@ DOING = {
 }
 
 READY = "Ready: click on the object"
+DONE = "Done; where the mask is wrong, click with + or −"
 
 
 class WebApp:
@@ -89,14 +90,13 @@ class WebApp:
         self._listen()
 
     def run(
-        self, address: Address, image: Path | None, series: str | None, ready: Callable[[str], None]
+        self, address: Address, first: tuple[str, Callable[[], Opened]] | None, ready: Callable[[str], None]
     ) -> None:
         """Serve the page until the process is told to end.
 
         Args:
             address: where.
-            image: to open at once.
-            series: of the image, if it is a folder of DICOM files.
+            first: image to open at once: what it is called, and a function that reads it.
             ready: called with the page's address when it can be opened.
         """
         controller = self._server.controller
@@ -110,12 +110,9 @@ class WebApp:
             self._loop = asyncio.get_running_loop()
             ready(address.url(self._server.port))
             background.append(asyncio.get_running_loop().create_task(self._watch()))
-            if image is not None:
-                background.append(
-                    asyncio.get_running_loop().create_task(
-                        self._open(lambda: open_path(image, series), image.name)
-                    )
-                )
+            if first is not None:
+                what, read = first
+                background.append(asyncio.get_running_loop().create_task(self._open(read, what)))
 
         controller.on_server_bind.add(bind)
         controller.on_server_ready.add(started)
@@ -170,11 +167,12 @@ class WebApp:
             self._try(do[action])
 
     def on_segment(self, what: str, segment_id: str, value: Any = None) -> None:
-        """Something about a segment: choose, name, visible, locked, clear or remove."""
+        """Something about a segment: choose, name, color, visible, locked, clear or remove."""
         workspace = self.workspace
         do: dict[str, Callable[[], Any]] = {
             "choose": lambda: workspace.choose(segment_id),
             "name": lambda: self._rename(segment_id, str(value)),
+            "color": lambda: workspace.recolor(segment_id, str(value)),
             "visible": lambda: workspace.set_visible(segment_id, bool(value)),
             "locked": lambda: workspace.set_lock(segment_id, bool(value)),
             "clear": lambda: self._clear(segment_id),
@@ -236,7 +234,7 @@ class WebApp:
         except (ValueError, RuntimeError) as error:
             self._state.message = str(error)
             return False
-        self._views.jump_to(ras)
+        self._views.jump_to(self.workspace.clicks_ras()[-1][0])  # the voxel's middle, where it is shown
         return True
 
     def _boxed(self, corners_ras: NDArray[np.float64]) -> None:
@@ -406,7 +404,7 @@ class WebApp:
             self.fail(f"The mask could not be made: {told.error}")
         elif told.answer is not None:
             empty = told.answer.mask.array.size == 0
-            state.message = "No object found here; click nearer to its middle" if empty else "Done"
+            state.message = "No object found here; click nearer to its middle" if empty else DONE
             state.seconds = f"{self.workspace.last_s:.2f} s"
         else:
             state.message = DOING[told.doing]

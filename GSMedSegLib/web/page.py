@@ -82,7 +82,7 @@ class Actions(Protocol):
         """One of the keys' actions, such as "undo"."""
 
     def on_segment(self, what: str, segment_id: str, value: Any = None) -> None:
-        """Something about a segment: choose, name, visible, locked or remove."""
+        """Something about a segment: choose, name, color, visible, locked, clear or remove."""
 
     async def open_example(self) -> None:
         """Open the built-in image."""
@@ -301,7 +301,15 @@ def _segments(actions: Actions) -> None:
         classes=("['gs-segment', { 'gs-chosen': s.id === segment_id }]",),
         click=(actions.on_segment, "['choose', s.id]"),
     ):
-        html.Div(classes="gs-swatch", style=("{ background: s.color, opacity: s.visible ? 1 : .3 }",))
+        html.Input(
+            type="color",
+            value=("s.color",),
+            classes="gs-swatch",
+            style=("{ opacity: s.visible ? 1 : .3 }",),
+            **labelled("Colour of the segment"),
+            raw_attrs=["@click.stop", 'title="Another colour"'],
+            change=(actions.on_segment, "['color', s.id, $event.target.value]"),
+        )
         with html.Div(classes="gs-name"):
             html.Input(
                 v_if="renaming === s.id",

@@ -133,7 +133,7 @@ class Views:
         center, size = (low + high) / 2, float(np.linalg.norm(high - low))
         camera.SetFocalPoint(*center)
         camera.SetViewUp(0, 0, 1)
-        camera.SetPosition(*(center + np.array([0.35, 1.0, 0.25]) * size * 1.6))
+        camera.SetPosition(*(center + np.array([0.35, 1.0, 0.25]) * size * 1.3))
         view.get_camera_node().ResetClippingRange()
 
     def _fit(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,8 +197,7 @@ class Workspace:
         """Add an empty segment and choose it; its ID."""
         segments = self._node().GetSegmentation()
         color = PALETTE[segments.GetNumberOfSegments() % len(PALETTE)]
-        rgb = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        self.segment_id = segments.AddEmptySegment("", name.strip(), rgb)
+        self.segment_id = segments.AddEmptySegment("", name.strip(), _rgb(color))
         self.changes += 1
         return self.segment_id
 
@@ -219,6 +219,21 @@ class Workspace:
         if not name.strip():
             raise ValueError("a segment needs a name; enter one")
         self._segment(segment_id).SetName(name.strip())
+        self.changes += 1
+
+    def recolor(self, segment_id: str, color: str) -> None:
+        """Give a segment another colour.
+
+        Args:
+            segment_id: whose.
+            color: as "#rrggbb".
+
+        Raises:
+            ValueError: no such segment, or no such colour.
+        """
+        if re.fullmatch("#[0-9a-fA-F]{6}", color) is None:
+            raise ValueError(f"a colour is written #rrggbb, got {color!r}")
+        self._segment(segment_id).SetColor(*_rgb(color))
         self.changes += 1
 
     def remove(self, segment_id: str) -> None:
@@ -441,6 +456,10 @@ class Workspace:
         if segment is None:
             raise ValueError(f"there is no segment {segment_id!r} any more; choose another one")
         return segment
+
+
+def _rgb(color: str) -> list[float]:
+    return [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
 
 
 def _hex(color: Sequence[float]) -> str:

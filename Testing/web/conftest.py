@@ -26,7 +26,7 @@ CHROMIUM_FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 TOKEN = "a-token-for-the-tests-0123456789"
-ANSWER_MS = 30_000
+ANSWER_MS = 120_000
 """The machine may be busy: what is tested is that an answer comes, not when."""
 
 SPACING_IJK_MM = (1.0, 1.2, 2.0)
@@ -146,11 +146,14 @@ class Page:
         browser: that shows it.
         url: of the page, its token included.
         size: of the window, pixels.
+        touch: whether it is used with fingers.
     """
 
-    def __init__(self, browser: Any, url: str, size: tuple[int, int] = (1280, 720)) -> None:
+    def __init__(
+        self, browser: Any, url: str, size: tuple[int, int] = (1280, 720), touch: bool = False
+    ) -> None:
         self.problems: list[str] = []
-        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]}, has_touch=touch)
         self.page.set_default_timeout(ANSWER_MS)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self._base = url.split("?")[0]
@@ -169,9 +172,9 @@ class Page:
         )
 
     def upload(self, *files: Path) -> None:
-        """Choose files in the dialog that *Open a file* shows."""
+        """Choose files, or a folder, in the dialog that the page shows."""
         with self.page.expect_file_chooser() as chooser:
-            self.page.evaluate("window.gsmedseg.choose(false)")
+            self.page.evaluate(f"window.gsmedseg.choose({'true' if files[0].is_dir() else 'false'})")
         chooser.value.set_files([str(file) for file in files])
 
     def open(self, file: Path) -> None:
@@ -185,6 +188,11 @@ class Page:
         """Click in a view, at a share of its width and height."""
         box = self.page.locator(f"#view-{view}").bounding_box()
         self.page.mouse.click(box["x"] + right * box["width"], box["y"] + down * box["height"])
+
+    def tap(self, view: str, right: float = 0.5, down: float = 0.5) -> None:
+        """Touch a view, at a share of its width and height."""
+        box = self.page.locator(f"#view-{view}").bounding_box()
+        self.page.touchscreen.tap(box["x"] + right * box["width"], box["y"] + down * box["height"])
 
     def mode(self, name: str) -> None:
         """Press a button of the bar."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from Testing.dicom_series import write_series
 from Testing.web.conftest import Page, WebServer, make_image
 
 pytestmark = pytest.mark.slow
@@ -151,6 +154,9 @@ def test_the_command_line_makes_the_same_mask_from_the_saved_clicks(
     opened.mode("background")
     opened.click("Coronal", right=0.58)
     opened.answered(2)
+    one = opened.labels(tmp_path)
+    assert one.any()
+    assert np.array_equal(by_command_line(opened, image_file, tmp_path), one)
     opened.page.click("#add")
     opened.until("s.segments.length === 2")
     opened.mode("foreground")
@@ -184,6 +190,54 @@ def test_what_was_done_is_there_after_a_reload_and_goes_on(
     again.answered(2)
     assert len(again.clicks()) == 2
     again.close()
+
+
+def test_a_file_dropped_on_the_page_is_opened(opened: Page, image_file: Path, tmp_path: Path):
+    image = sitk.ReadImage(str(image_file))[:40, :30, :20]
+    dropped = tmp_path / "dropped.nrrd"
+    sitk.WriteImage(image, str(dropped))
+    data = opened.page.evaluate_handle(
+        """([name, text]) => {
+          const data = new DataTransfer();
+          data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+          return data;
+        }""",
+        [dropped.name, base64.b64encode(dropped.read_bytes()).decode()],
+    )
+    opened.page.dispatch_event(".gs-grid", "drop", {"dataTransfer": data})
+    opened.until("s.image === 'dropped' && !s.opening")
+    assert opened.state("image_info") == "40 × 30 × 20 voxels of 1 × 1.2 × 2 mm"
+
+
+def test_a_folder_of_dicom_becomes_a_dicom_segmentation(page: Page, tmp_path: Path):
+    pydicom = pytest.importorskip("pydicom", reason="pip install 'gsmedseg[dicom]'")
+    folder = tmp_path / "series"
+    write_series(make_image(), folder)
+    page.upload(folder)
+    page.until("s.image_info.startsWith('60 × 50 × 30') && !s.opening")
+    page.page.wait_for_timeout(500)
+    page.mode("foreground")
+    page.click("Axial")
+    page.answered(1)
+    saved = pydicom.dcmread(io.BytesIO(page.saved("dcm")))
+    assert saved.Modality == "SEG"
+    assert saved.SegmentSequence[0].SegmentLabel == page.state("segments")[0]["name"]
+    assert saved.pixel_array.sum() == (page.labels(tmp_path) == 1).sum()
+    page.start_over()
+
+
+def test_what_is_saved_comes_as_a_file(opened: Page, tmp_path: Path):
+    opened.click("Axial")
+    opened.answered(1)
+    opened.page.click("#save")
+    with opened.page.expect_download() as download:
+        opened.page.click("[id='save-seg.nrrd']")
+    assert download.value.suggested_filename.endswith(".seg.nrrd")
+    path = tmp_path / "mask.seg.nrrd"
+    download.value.save_as(path)
+    saved = sitk.ReadImage(str(path))
+    assert "Segment0_Name" in saved.GetMetaDataKeys()
+    assert (sitk.GetArrayFromImage(saved) > 0).sum() == (opened.labels(tmp_path) == 1).sum()
 
 
 def test_a_bad_file_is_told_and_the_page_lives(opened: Page, tmp_path: Path):
@@ -246,13 +300,16 @@ def test_cancel_drops_the_click_that_is_waited_for(opened: Page, server: WebServ
     assert np.array_equal(opened.labels(tmp_path), before)
 
 
-def test_segments_are_named_hidden_and_locked(opened: Page):
+def test_segments_are_named_coloured_hidden_and_locked(opened: Page):
     opened.click("Axial")
     opened.answered(1)
     opened.page.dblclick(".gs-segment .gs-name b")
     opened.page.fill(".gs-segment input", "Left kidney")
     opened.page.keyboard.press("Enter")
     opened.until("s.segments[0].name === 'Left kidney'")
+    opened.page.fill(".gs-swatch", "#3366cc")
+    opened.page.dispatch_event(".gs-swatch", "change")
+    opened.until("s.segments[0].color === '#3366cc'")
     opened.page.click(".gs-segment [aria-label='Show or hide']")
     opened.until("!s.segments[0].visible")
     opened.page.click(".gs-segment [aria-label='Show or hide']")
@@ -287,8 +344,8 @@ def test_brightness_follows_the_slider(opened: Page):
     assert abs(opened.settled_picture("Axial").mean() - before) < 5
 
 
-def test_a_tablet_shows_all_of_it(browser: Any, server: WebServer, opened: Page):
-    page = Page(browser, server.url, (1024, 768))
+def test_a_tablet_shows_all_of_it_and_takes_touches(browser: Any, server: WebServer, opened: Page):
+    page = Page(browser, server.url, (1024, 768), touch=True)
     page.until("s.image === 'phantom'")
     page.page.wait_for_timeout(1000)
     width = page.page.evaluate("document.documentElement.scrollWidth")
@@ -299,6 +356,10 @@ def test_a_tablet_shows_all_of_it(browser: Any, server: WebServer, opened: Page)
         box = page.page.locator(f"#view-{view}").bounding_box()
         assert box["width"] > 300
         assert box["height"] > 250
+    page.page.tap("#mode-foreground")
+    page.tap("Axial")
+    page.answered(1)
+    assert np.abs(np.array(page.clicks()[0][:3]) - CENTRE_KJI).max() <= 1
     page.close()
 
 

@@ -28,6 +28,8 @@
       if (key === "z") key = event.shiftKey ? "y" : "z";
       else if (key !== "y") return;
     }
+    // A menu or dialog closes, and that is all that is meant.
+    if (key === "escape" && document.querySelector(".v-overlay--active.v-menu, .v-overlay--active.v-dialog")) return;
     const action = ACTIONS[key];
     if (!action || event.altKey) return;
     event.preventDefault();
@@ -109,7 +111,7 @@
     event.preventDefault();
     document.body.classList.remove("gs-drop");
     const entries = Array.from(event.dataTransfer.items, (item) => item.webkitGetAsEntry?.()).filter(Boolean);
-    const found = [];
+    const found = entries.length ? [] : Array.from(event.dataTransfer.files, (file) => ({ path: file.name, file }));
     for (const entry of entries) await walk(entry, found);
     await upload(found);
   });
