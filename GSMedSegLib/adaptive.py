@@ -47,6 +47,9 @@ CUT_OFF = 1.0
 EDIT_REACH = 3.0
 """How far a click changes a mask that the user gave: so many times its distance from what is to stay."""
 
+FREE_CLICKS = 2
+"""So many clicks may change a mask everywhere; each later one changes only what it is connected with."""
+
 CLICK_LOGIT = 1.0
 """A clicked voxel is at least this sure."""
 
@@ -124,7 +127,7 @@ class AdaptiveStrategy:
             logits = self._look(view, clicks, before)
         if given is not None:
             shown = self._paste(before, view, logits)
-            edited = shown if before is None else _edited(before, shown, clicks[-1])
+            edited = shown if before is None else _edited(before, shown, clicks[-1], EDIT_REACH)
             return self._obey(replace(edited, view=view, given=True), clicks)
         for _ in range(MOST_LOOKS):
             better = self._better_view(view, logits)
@@ -135,7 +138,10 @@ class AdaptiveStrategy:
             if not self._agree(view, logits, better, answer):
                 break
             view, logits = better, answer
-        return self._obey(replace(self._paste(before, view, logits), view=view), clicks)
+        segment = self._paste(before, view, logits)
+        if before is not None and len(clicks) > FREE_CLICKS:
+            segment = _edited(before, segment, clicks[-1])
+        return self._obey(replace(segment, view=view), clicks)
 
     def _zoom(self, clicks: Sequence[Click]) -> View:
         """The view, of several zooms around the first foreground click, whose answer is trusted most."""
@@ -284,7 +290,8 @@ class AdaptiveStrategy:
         return merged
 
     def _obey(self, segment: Segment, clicks: Sequence[Click]) -> Segment:
-        """Make sure that every clicked voxel is what its click says."""
+        """A copy in which every clicked voxel is what its click says."""
+        segment = replace(segment, logits=segment.logits.clone())
         for click in clicks:
             k, j, i = (slice(x, x + 1) for x in click.kji)
             if not _contains(segment.box, (k, j, i)):
@@ -305,11 +312,11 @@ def _grown(segment: Segment, box: Box3) -> Segment:
     return replace(segment, box=(k, j, i), logits=logits)
 
 
-def _edited(before: Segment, answer: Segment, click: Click) -> Segment:
+def _edited(before: Segment, answer: Segment, click: Click, reach: float = np.inf) -> Segment:
     """A segment changed by an answer around a click alone, and only the way that the click says.
 
-    What changes is the part of the difference that the click lies in, as far as `EDIT_REACH` times the
-    click's distance from where nothing would change.
+    What changes is the part of the difference that the click lies in, as far as `reach` times the click's
+    distance from where nothing would change. Where both agree the answer's logits are the newer ones.
     """
     if not _contains(answer.box, before.box):
         answer = _grown(answer, before.box)
@@ -321,11 +328,13 @@ def _edited(before: Segment, answer: Segment, click: Click) -> Segment:
     if not all(0 <= x < n for x, n in zip(at, differs.shape)) or not differs[at]:
         return before
     parts, _ = ndimage.label(differs)
-    part = parts == parts[at]
-    depth = float(edt.edt(np.ascontiguousarray(part), black_border=True)[at])
-    away = sum((index - x) ** 2 for index, x in zip(np.ogrid[tuple(map(slice, part.shape))], at))
-    change = torch.from_numpy(part & (away <= (EDIT_REACH * depth) ** 2))
-    return replace(before, logits=torch.where(change, answer.logits, before.logits))
+    change = parts == parts[at]
+    if np.isfinite(reach):
+        depth = float(edt.edt(np.ascontiguousarray(change), black_border=True)[at])
+        away = sum((index - x) ** 2 for index, x in zip(np.ogrid[tuple(map(slice, change.shape))], at))
+        change &= away <= (reach * depth) ** 2
+    taken = torch.from_numpy(change | (old == new))
+    return replace(before, logits=torch.where(taken, answer.logits, before.logits))
 
 
 def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
