@@ -80,7 +80,7 @@ def write_dicom(
         raise RuntimeError(
             f"DICOM segmentations need {error.name}; install it with: pip install 'gsmedseg[dicom]'"
         ) from error
-    sources = [pydicom.dcmread(file) for file in dicom_files]
+    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in dicom_files]
     array: NDArray[np.uint8] = np.zeros((*image.shape, len(segments)), np.uint8)
     for number, (_, _, mask) in enumerate(segments):
         array[(*mask.box, number)] = mask.array
@@ -141,7 +141,7 @@ def _described(number: int, name: str, color: str) -> Any:
         highdicom.AlgorithmIdentificationSequence(
             name="GSMedSeg",
             version=__version__,
-            family=CodedConcept("123109", "DCM", "Manual Processing"),
+            family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
         ),
         tracking_uid=highdicom.UID(),
         tracking_id=name[:64],

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from GSMedSegLib import __version__
 from GSMedSegLib.cropped import Cropped, crop
 from GSMedSegLib.volume_io import Volume, read_volume
 from GSMedSegLib.web.dicom_seg import TISSUE, codes_of, write_dicom
@@ -54,6 +55,9 @@ def test_voxels_names_and_codes_come_back(series: tuple[Volume, list[Path]], tmp
     assert (unknown.CodeValue, unknown.CodingSchemeDesignator, unknown.CodeMeaning) == TISSUE
     assert first.SegmentAlgorithmType == "SEMIAUTOMATIC"
     assert first.SegmentAlgorithmName == "GSMedSeg"
+    algorithm = first.SegmentationAlgorithmIdentificationSequence[0]
+    assert algorithm.AlgorithmVersion == __version__
+    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
     assert len(first.RecommendedDisplayCIELabValue) == 3
 
     segmentation = highdicom.seg.segread(path)
