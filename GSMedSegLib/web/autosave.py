@@ -69,7 +69,8 @@ class Autosave:
             OSError: it cannot be written.
         """
         folder = self._folder / digest
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(0o700, parents=True, exist_ok=True)
+        folder.mkdir(0o700, exist_ok=True)  # for the owner alone, but on Windows, where the home folder is
         write_segmentation(segmentation, folder / _SEGMENTS)
         about = {"segment_id": segment_id, "saved_at": time.time(), "ledger": json.loads(ledger.to_json())}
         with atomic_path(folder / _ABOUT) as path:

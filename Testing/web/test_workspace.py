@@ -153,6 +153,8 @@ def test_kept_work_has_no_voxel_of_the_image_and_goes_after_a_month(workspace: W
     kept = Autosave(tmp_path)
     for name in ("old", "new"):
         kept.save(name, workspace.segmentation, workspace.interaction.ledger, workspace.segment_id)
+    if os.name == "posix":
+        assert (tmp_path / "new").stat().st_mode & 0o077 == 0  # no other user of the computer reads it
     files = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert files == ["clicks.json", "segments.seg.nrrd"]
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new" / files[1])))
