@@ -171,7 +171,7 @@ class WebApp:
         workspace = self.workspace
         do: dict[str, Callable[[], Any]] = {
             "choose": lambda: workspace.choose(segment_id),
-            "name": lambda: self._rename(segment_id, str(value)),
+            "name": lambda: workspace.rename(segment_id, str(value)),
             "color": lambda: workspace.recolor(segment_id, str(value)),
             "visible": lambda: workspace.set_visible(segment_id, bool(value)),
             "locked": lambda: workspace.set_lock(segment_id, bool(value)),
@@ -213,6 +213,7 @@ class WebApp:
     def _listen(self) -> None:
         server = self._server
         server.trigger("act")(self.act)
+        server.trigger("on_segment")(self.on_segment)
         server.trigger("open_upload")(self.open_upload)
         server.trigger("fail")(self.fail)
         server.state.change("opacity")(lambda opacity, **_: self.workspace.set_opacity(float(opacity)))
@@ -273,10 +274,6 @@ class WebApp:
         ras = self.workspace.hint_ras()
         if ras is not None:
             self._views.jump_to(ras)
-
-    def _rename(self, segment_id: str, name: str) -> None:
-        self._state.renaming = ""
-        self.workspace.rename(segment_id, name)
 
     def _clear(self, segment_id: str) -> None:
         self.workspace.choose(segment_id)

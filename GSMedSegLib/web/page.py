@@ -316,7 +316,8 @@ def _segments(actions: Actions) -> None:
                 value=("s.name",),
                 **labelled("Name of the segment"),
                 raw_attrs=["@click.stop", '@keydown.enter="$event.target.blur()"', "autofocus"],
-                blur=(actions.on_segment, "['name', s.id, $event.target.value]"),
+                # The page itself ends the entry: the server may not know yet that it began.
+                blur="trigger('on_segment', ['name', s.id, $event.target.value]); renaming = ''",
             )
             with html.Div(v_else=True, dblclick="renaming = s.id"):
                 html.B("{{ s.name }}")

@@ -94,8 +94,8 @@ def measure(page: Page, server: WebServer, image_file: Path) -> dict[str, Any]:
     }
 
 
-def long_session(page: Page, server: WebServer, clicks: int) -> dict[str, Any]:
-    """MiB of memory after every `EVERY` clicks: four on a segment, one undone, then another segment."""
+def long_session(page: Page, server: WebServer, clicks: int, every: int = EVERY) -> list[dict[str, int]]:
+    """MiB of memory after every `every` clicks: four on a segment, one undone, then another segment."""
     rng = np.random.default_rng(0)
     rows = []
     done = 0
@@ -105,7 +105,7 @@ def long_session(page: Page, server: WebServer, clicks: int) -> dict[str, Any]:
             page.click(("Axial", "Coronal", "Sagittal")[done % 3], *rng.uniform(0.42, 0.58, 2).tolist())
             page.answered(number)
             done += 1
-            if done % EVERY == 0:
+            if done % every == 0:
                 rows.append({"clicks": done, **memory(page, server)})
                 print(json.dumps(rows[-1]), flush=True)
         page.page.click("#undo")
@@ -116,15 +116,24 @@ def long_session(page: Page, server: WebServer, clicks: int) -> dict[str, Any]:
             count = len(page.state("segments"))
             page.page.click("#add")
             page.until(f"s.segments.length === {count + 1}")
-    return {"memory_mib": rows}
+    return rows
 
 
 def memory(page: Page, server: WebServer) -> dict[str, int]:
-    """MiB of the server, its engine, and the page's own objects."""
+    """MiB of the server, its engine, the browser's process with the page, and the page's own objects.
+
+    Chromium frees shown images when it likes: the process goes up and down, while the objects tell of leaks.
+    """
     heap = page.page.evaluate("performance.memory.usedJSHeapSize")
+    pages = [
+        process.memory_info().rss
+        for process in psutil.Process().children(recursive=True)
+        if "--type=renderer" in process.cmdline()
+    ]
     return {
         "server": round(psutil.Process(server.pid).memory_info().rss / 2**20),
         "engine": round(server.engine().memory_info().rss / 2**20),
+        "browser": round(max(pages) / 2**20),
         "page": round(heap / 2**20),
     }
 
@@ -147,7 +156,8 @@ def main() -> int:
                 page.open(image_file)
                 page.until("s.message.startsWith('Ready')")
                 if options.session:
-                    figures, name = long_session(page, server, options.session), "web_session"
+                    rows = long_session(page, server, options.session)
+                    figures, name = {"memory_mib": rows}, "web_session"
                 else:
                     figures, name = measure(page, server, image_file), "web"
                 browser.close()
