@@ -37,6 +37,34 @@
     if (!event.repeat || action === "undo" || action === "redo") trigger("act", action);
   }, true);
 
+  // Fingers: Slicer's views know the mouse alone, and a click needs a move before it. The first finger is the mouse.
+
+  let finger = null;
+
+  function asMouse(event, type, buttons) {
+    const { pointerId, clientX, clientY } = event;
+    const button = type === "pointermove" ? -1 : 0;
+    const more = { bubbles: true, cancelable: true, pointerType: "mouse", isPrimary: true };
+    event.target.dispatchEvent(new PointerEvent(type, { ...more, pointerId, clientX, clientY, button, buttons }));
+  }
+
+  for (const type of ["pointerdown", "pointermove", "pointerup", "pointercancel"]) {
+    window.addEventListener(type, (event) => {
+      if (event.pointerType === "mouse" || !event.target.closest?.(".remote-controlled-area")) return;
+      event.stopImmediatePropagation();
+      if (type === "pointerdown" && finger === null) {
+        finger = event.pointerId;
+        asMouse(event, "pointermove", 0);
+        asMouse(event, "pointerdown", 1);
+      } else if (event.pointerId === finger && type === "pointermove") {
+        asMouse(event, "pointermove", 1);
+      } else if (event.pointerId === finger && type !== "pointerdown") {
+        finger = null;
+        asMouse(event, "pointerup", 0);
+      }
+    }, true);
+  }
+
   // Uploads
 
   const AT_ONCE = 4;
