@@ -89,6 +89,7 @@ def evaluate(
     *,
     draw: Callable[[Played], bytes] | None = None,
     keep_masks: bool = False,
+    surfaces: bool = True,
     round_done: Callable[[CaseSource, int], None] = lambda source, number: None,
 ) -> Iterator[CaseResult]:
     """Play every case that has no result yet, and keep its result.
@@ -99,6 +100,7 @@ def evaluate(
         store: has the results of an evaluation that was broken off.
         draw: makes the picture of a played case, a PNG.
         keep_masks: keep the last labels of each case.
+        surfaces: score surfaces too, which takes longer; zeros stand for them otherwise.
         round_done: called after every round, 0 being the box round.
 
     Yields:
@@ -107,7 +109,7 @@ def evaluate(
     for source in sources:
         result = store.read(source)
         if result is None:
-            result = _play(segmenter, source, store, draw, keep_masks, round_done)
+            result = _play(segmenter, source, store, draw, keep_masks, surfaces, round_done)
         yield result
 
 
@@ -117,6 +119,7 @@ def _play(
     store: ResultStore,
     draw: Callable[[Played], bytes] | None,
     keep_masks: bool,
+    surfaces: bool,
     round_done: Callable[[CaseSource, int], None],
 ) -> CaseResult:
     classes, has_boxes = tuple[str, ...](), False
@@ -128,6 +131,7 @@ def _play(
             labelled.case,
             modality=source.modality,
             classes=labelled.classes,
+            surfaces=surfaces,
             finished=lambda number: round_done(source, number),
         )
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

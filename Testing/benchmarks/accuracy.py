@@ -1,81 +1,105 @@
-"""Dice per click on labelled volumes: `python -m Testing.benchmarks.accuracy`, or `make accuracy`.
+"""How good masks are per click on labelled volumes: `python -m Testing.benchmarks.accuracy`.
 
-Clicks are simulated as the challenge does. From every case up to four objects are taken, evenly spaced over
-the ranks of their sizes. Writes `build/accuracy/dev.json`.
+Clicks are simulated as the challenge does, without boxes, on one object at a time: up to four of every
+case, evenly spaced over the ranks of their sizes. Our strategies and simple methods get the same. What was
+measured is kept: a run that is broken off goes on where it was. The quickest look at one strategy is
+
+    python -m Testing.benchmarks.accuracy --strategies adaptive --no-surfaces --precision bf16
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from GSMedSegLib.case_segmenter import CaseSegmenter
-from GSMedSegLib.case_source import Reading, find_sources
-from GSMedSegLib.challenge import play
-from GSMedSegLib.memory import keep_freed_memory
-from GSMedSegLib.predictor import STRATEGIES, Predictor, load_engine
-
-OBJECTS_PER_CASE = 4
+from GSMedSegLib.challenge import CaseResult
+from GSMedSegLib.peers import PEERS
+from GSMedSegLib.predictor import STRATEGIES
+from Testing.benchmarks.objects import DevObject, find_objects
+from Testing.benchmarks.scores import Summary, summarise
+from Testing.benchmarks.series import Series, run
 
 ROOT = Path(__file__).parents[2]
 
 
-def measure(
-    data: Path, weights: str, strategy: str, precision: str, only: str = ""
-) -> dict[str, list[list[float]]]:
-    """Dice per click of every object by itself, by data set."""
-    segmenter = CaseSegmenter(Predictor(load_engine(weights, precision=precision), strategy))
-    scores: dict[str, list[list[float]]] = {}
-    sources = find_sources(data / "dev", reading=Reading(objects=OBJECTS_PER_CASE))
-    for source in tqdm([s for s in sources if only in s.name], unit="case", file=sys.stderr):
-        case = source.load().case
-        assert case.truth is not None, "case folders have labels"
-        for label in np.unique(case.truth)[1:]:
-            alone = replace(case, truth=(case.truth == label).astype(np.uint8))
-            rounds = play(segmenter, alone, surfaces=False).result.click_rounds
-            data_set = source.files[0].parents[1].name
-            scores.setdefault(data_set, []).append([r.mean_dice for r in rounds])
-    return scores
-
-
-def main() -> int:
-    """Measure, print the table and write the file."""
-    parser = argparse.ArgumentParser(prog="Testing.benchmarks.accuracy", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("GSMEDSEG_DATA", ROOT.parent / "shared" / "data"))
-    )
-    parser.add_argument("--weights", default="compact")
-    parser.add_argument("--strategy", choices=STRATEGIES, default="adaptive")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--only", default="", help="cases whose path contains this text")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/accuracy/dev.json"))
-    options = parser.parse_args()
-    if not (options.data / "dev").is_dir():
-        print(
-            f"accuracy: error: no labelled cases at {options.data / 'dev'}; set GSMEDSEG_DATA",
-            file=sys.stderr,
-        )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the tables and write the files."""
+    options = _options(arguments)
+    folder = options.data / "dev"
+    if not folder.is_dir():
+        print(f"accuracy: error: no labelled cases at {folder}; set GSMEDSEG_DATA", file=sys.stderr)
         return 2
-    keep_freed_memory()
-    scores = measure(options.data, options.weights, options.strategy, options.precision, options.only)
-    means = {name: np.mean(curves, axis=0).round(4).tolist() for name, curves in scores.items()}
-    overall = np.mean(list(means.values()), axis=0).round(4).tolist()
-    print(f"{'data set':<20} objects  Dice after click 1..5")
-    for name, curve in means.items():
-        print(f"{name:<20} {len(scores[name]):>7}  " + "  ".join(f"{d:.3f}" for d in curve))
-    print(f"{'mean over data sets':<28}  " + "  ".join(f"{d:.3f}" for d in overall))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(
-        json.dumps({"datasets": means, "mean": overall}, indent=1) + "\n", encoding="utf-8"
-    )
+    began = time.perf_counter()
+    objects = find_objects(folder, options.only)
+    whole = options.strategies is None and options.methods is None
+    names = [
+        *(STRATEGIES if whole else options.strategies or ()),
+        *(PEERS if whole else options.methods or ()),
+    ]
+    several = [Series(name, options.weights, options.precision, not options.no_surfaces) for name in names]
+    summaries = _summaries(several, objects, options.output / "results", options.jobs)
+    for name, summary in summaries.items():
+        _print_table(name, summary, objects)
+    print(f"{time.perf_counter() - began:.0f} s")
     return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="Testing.benchmarks.accuracy", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("GSMEDSEG_DATA", ROOT.parent / "shared" / "data")),
+        help="has dev/SET/CASE (default: %(default)s)",
+    )
+    add("--strategies", nargs="*", choices=STRATEGIES, metavar="NAME", help=f"of {', '.join(STRATEGIES)}")
+    add("--methods", nargs="*", choices=PEERS, metavar="NAME", help=f"of {', '.join(PEERS)}")
+    add("--only", default="", metavar="TEXT", help="cases with this in their name SET_CASE")
+    add("--no-surfaces", action="store_true", help="Dice alone: quicker")
+    add("--weights", default="compact", metavar="NAME|FILE")
+    add("--precision", default="fp32", choices=("auto", "fp32", "bf16", "fp16"))
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    add("-o", "--output", type=Path, default=Path("build/accuracy"), help="folder (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _summaries(
+    several: Sequence[Series], objects: Sequence[DevObject], folder: Path, jobs: int
+) -> dict[str, Summary]:
+    results: dict[str, dict[str, CaseResult]] = {series.name: {} for series in several}
+    with tqdm(total=len(several) * len(objects), unit="object", file=sys.stderr, disable=None) as bar:
+        for series, found in run(several, objects, folder, jobs):
+            results[series.name].update({result.name: result for result in found})
+            for result in found:
+                for error in result.errors:
+                    bar.write(f"{series.name}: {result.name}: {error}", file=sys.stderr)
+            bar.set_postfix_str(f"{series.name}, {found[0].name}")
+            bar.update(len(found))
+    return {s.name: summarise(objects, results[s.name], s.surfaces) for s in several}
+
+
+def _print_table(name: str, summary: Summary, objects: Sequence[DevObject]) -> None:
+    counts = {one.data_set: 0 for one in objects}
+    for one in objects:
+        counts[one.data_set] += 1
+    rows = {
+        **{data_set: (str(counts[data_set]), scores) for data_set, scores in summary.data_sets.items()},
+        **{kind: ("", scores) for kind, scores in summary.modalities.items()},
+        "mean over data sets": ("", summary.mean),
+    }
+    print(f"\n{name:<20} objects  Dice after click 1..5               DSC_AUC  NSD_AUC")
+    for row, (count, scores) in rows.items():
+        entry = scores.entry()
+        surface = "" if entry["nsd_auc"] is None else f"{entry['nsd_auc']:>9.3f}"
+        curve = "  ".join(f"{dice:.3f}" for dice in scores.dice)
+        print(f"{row:<20} {count:>7}  {curve}  {entry['dsc_auc']:>7.3f}{surface}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""Scores of a series: means over objects, data sets and modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from GSMedSegLib.challenge import CaseResult
+from GSMedSegLib.metrics import auc
+from Testing.benchmarks.objects import DevObject
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A mean.
+
+    Attributes:
+        dice: after clicks 1 to 5, 0..1.
+        nsd: surface Dice after clicks 1 to 5, 0..1; None where it was not measured.
+    """
+
+    dice: tuple[float, ...]
+    nsd: tuple[float, ...] | None
+
+    def entry(self) -> dict[str, Any]:
+        """As the files have it; areas under the curves go to 4."""
+        nsd = list(self.nsd) if self.nsd is not None else None
+        return {
+            "dice": _rounded(self.dice),
+            "nsd": _rounded(nsd) if nsd else None,
+            "dsc_auc": round(auc(self.dice), 4),
+            "nsd_auc": round(auc(nsd), 4) if nsd else None,
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of one series.
+
+    Attributes:
+        mean: over data sets.
+        data_sets: each the mean over its objects.
+        modalities: each the mean over its data sets.
+    """
+
+    mean: Scores
+    data_sets: dict[str, Scores]
+    modalities: dict[str, Scores]
+
+    def entry(self) -> dict[str, Any]:
+        """As the files have it."""
+        return {
+            "mean": self.mean.entry(),
+            "datasets": {name: scores.entry() for name, scores in self.data_sets.items()},
+            "modalities": {name: scores.entry() for name, scores in self.modalities.items()},
+        }
+
+
+def summarise(objects: Sequence[DevObject], results: Mapping[str, CaseResult], surfaces: bool) -> Summary:
+    """Means of a series.
+
+    Args:
+        objects: at least one.
+        results: of every object, by the name of its source.
+        surfaces: whether surface Dice was measured.
+    """
+    modality = {one.data_set: one.modality for one in objects}
+    by_set = {
+        name: mean_over([results[one.source.name] for one in objects if one.data_set == name], surfaces)
+        for name in sorted(modality)
+    }
+    by_modality = {
+        kind: _mean([scores for name, scores in by_set.items() if modality[name] == kind])
+        for kind in sorted(set(modality.values()))
+    }
+    return Summary(_mean(list(by_set.values())), by_set, by_modality)
+
+
+def mean_over(results: Sequence[CaseResult], surfaces: bool) -> Scores:
+    """Mean over objects."""
+    return _mean(
+        [
+            Scores(
+                tuple(r.mean_dice for r in result.click_rounds),
+                tuple(r.mean_surface_dice for r in result.click_rounds) if surfaces else None,
+            )
+            for result in results
+        ]
+    )
+
+
+def _mean(several: Sequence[Scores]) -> Scores:
+    nsd = [scores.nsd for scores in several if scores.nsd is not None]
+    return Scores(
+        tuple(np.mean([scores.dice for scores in several], axis=0).tolist()),
+        tuple(np.mean(nsd, axis=0).tolist()) if nsd else None,
+    )
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
