@@ -24,6 +24,7 @@ from pathlib import Path
 
 from GSMedSegLib import __version__
 from GSMedSegLib.machine import Machine, canonical, one_line, release
+from GSMedSegLib.memory_need import COMPACT_GIB, LARGE_GIB, LEAST_GIB
 from GSMedSegLib.torch_health import (
     OLD_NUMPY,
     State,
@@ -42,13 +43,6 @@ EXTRAS = {
     "openvino": ("openvino",),
 }
 """The packages that make up each extra of the pip package."""
-
-LEAST_GIB = 1.0
-COMPACT_GIB = 3.5
-LARGE_GIB = 7.0
-"""Memory on a CPU: for a small image with the compact weights (the demo took 0.7 GiB), for one of
-512 × 512 × 300 voxels (`gsmedseg segment` took 3.5), and for that with `vista3d132`, whose network takes
-3.6 more (docs/performance.md)."""
 
 LARGE_WEIGHTS_GIB = 1.0
 """Room on the disk for public weights."""

@@ -11,6 +11,9 @@ from typing import Any
 from GSMedSegLib.console import FAILED, command, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
 
+CACHE_GB = 0.5
+"""Memory for encoded views, so that a session of hours takes no more than a short one."""
+
 
 def add_serve(commands: Any) -> None:
     """Declares the command."""
@@ -66,7 +69,7 @@ def _serve(options: argparse.Namespace) -> int:
     if not local and tls is None:
         say("warning: without --tls-cert images and token go unencrypted; use a network you trust")
     logging.basicConfig(level=logging.INFO, format="gsmedseg: %(message)s")
-    engine = load_engine(options.weights, options.device, options.precision)
+    engine = load_engine(options.weights, options.device, options.precision, CACHE_GB)
     hosts = LOOPBACK if local else frozenset()
     about = {"weights": Path(options.weights).name, "license": engine.metadata.get("license", "")}
     service = Service(engine, limits, about)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ import slicer
 from slicer.i18n import tr as _
 
 import GSMedSegLib
+from GSMedSegLib.machine import Machine
+from GSMedSegLib.memory_need import needed_gib
+from GSMedSegLib.model_store import list_weights
 from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.engines import EngineSource, OwnEngine, ServerEngine
 from GSMedSegUI.set_up import ensure_installed, missing
 
 KEYS = ("server", "url", "caFile", "device", "weights")
 
-
 DOCTOR_S = 120
+POLL_S = 0.05
 
 
 def _engine_python() -> tuple[str, dict[str, str]]:
@@ -31,6 +35,13 @@ def _engine_python() -> tuple[str, dict[str, str]]:
     library = str(Path(GSMedSegLib.__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
     return shutil.which("PythonSlicer") or sys.executable, environment
+
+
+def _described(facts: dict[str, Any]) -> str:
+    """What an engine says about itself: weights, their terms, device."""
+    weights, terms = facts.get("weights") or _("of its own"), facts.get("license")
+    text = _("weights {weights}, on {device}").format(weights=weights, device=facts.get("device", ""))
+    return text + (_("; terms: {terms}").format(terms=terms) if terms else "")
 
 
 class EnginePanel:
@@ -45,6 +56,7 @@ class EnginePanel:
         self._ui, self._on_source = ui, on_source
         self._source: EngineSource | None = None
         self._lines = 0
+        self._voxels = 0
         self._load_settings()
         ui.serverRadio.connect("toggled(bool)", self._changed)
         for name in ("urlEdit", "tokenEdit", "caFileEdit", "weightsEdit"):
@@ -61,13 +73,34 @@ class EnginePanel:
         """Make sure that there is an engine to ask; False when the user does not want what it takes."""
         if self._source is not None:
             return True
-        if not self._ui.serverRadio.checked and missing() and not ensure_installed(self.log):
+        if not self._ui.serverRadio.checked and not (self._installed() and self._fetched()):
             self._show()
             return False
         self._source = self._make_source()
         self._on_source(self._source)
         self._show()
         return True
+
+    def show_need(self, voxels: int) -> None:
+        """Tell how much memory an image takes, and how much there is.
+
+        Args:
+            voxels: of the image; 0 for none.
+        """
+        self._voxels = voxels
+        weights = self._weights()
+        path = next((entry.path for entry in list_weights() if entry.name == weights), Path(weights))
+        size = path.stat().st_size if path is not None and path.is_file() else 0
+        memory = Machine().memory
+        text = ""
+        if voxels and not self._ui.serverRadio.checked and memory is not None and memory.free_gib is not None:
+            need = needed_gib(voxels, size)
+            text = _("This image takes about {need:.1f} GiB of memory; {free:.1f} are free.").format(
+                need=need, free=memory.free_gib
+            )
+            if need > memory.free_gib:
+                text += " " + _("Crop it, close other programs, or use a server.")
+        self._ui.memoryLabel.text = text
 
     def log(self, text: str) -> None:
         """Add a line to the log."""
@@ -82,6 +115,58 @@ class EnginePanel:
             self._lines = len(lines)
         self._show()
 
+    def _installed(self) -> bool:
+        """Whether the engine's packages are there, or were installed with the user's consent."""
+        return not missing() or ensure_installed(self.log)
+
+    def _fetched(self) -> bool:
+        """Whether the weights are there, or were downloaded after the user accepted their terms."""
+        name = self._weights()
+        entry = next((known for known in list_weights() if known.name == name), None)
+        if entry is None or entry.path is not None:
+            return True
+        question = _("The weights are not on this computer yet.\n\n{terms}\n\nDownload them now?").format(
+            terms=entry.terms
+        )
+        if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: terms of the weights")):
+            return False
+        if self._run("weights", "fetch", name, "--accept-terms") != 0:
+            raise RuntimeError(_("the weights could not be downloaded; see the log"))
+        return True
+
+    def _run(self, *arguments: str) -> int:
+        """The exit code of `gsmedseg`, run beside Slicer; what it says is logged meanwhile."""
+        python, environment = _engine_python()
+        process = subprocess.Popen(
+            [python, "-m", "GSMedSegLib.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**environment, "PYTHONIOENCODING": "utf-8"},
+        )
+        said: list[str] = []
+
+        def listen() -> None:
+            assert process.stdout is not None
+            with process.stdout:
+                for line in process.stdout:
+                    said.append(line.rstrip())
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        while listener.is_alive() or said:
+            listener.join(POLL_S)
+            while said:
+                self.log(said.pop(0))
+            slicer.app.processEvents()
+        return process.wait()
+
+    def _weights(self) -> str:
+        return self._ui.weightsEdit.text.strip() or "compact"
+
     def _make_source(self) -> EngineSource:
         ui = self._ui
         if ui.serverRadio.checked:
@@ -92,7 +177,7 @@ class EnginePanel:
             "--device",
             ui.deviceComboBox.currentText,
             "--weights",
-            ui.weightsEdit.text.strip() or "compact",
+            self._weights(),
         ]
         python, environment = _engine_python()
         return OwnEngine(python, arguments, environment)
@@ -100,6 +185,7 @@ class EnginePanel:
     def _changed(self, *_arguments: Any) -> None:
         self._save_settings()
         self._drop()
+        self.show_need(self._voxels)
         self._show()
 
     def _drop(self) -> None:
@@ -114,13 +200,15 @@ class EnginePanel:
             facts = EngineClient(
                 ui.urlEdit.text, ui.tokenEdit.text.strip(), ui.caFileEdit.text.strip() or None, timeout_s=5
             ).about()
-            ui.engineLabel.text = _("GSMedSeg {version}, weights {weights}, on {device}").format(**facts)
+            ui.engineLabel.text = _("GSMedSeg {version}, {engine}").format(
+                version=facts["version"], engine=_described(facts)
+            )
 
     def _start(self) -> None:
         with slicer.util.tryWithErrorDisplay(_("The engine did not start."), waitCursor=True):
             if self.ensure() and self._source is not None:
                 facts = self._source.connect(slicer.app.processEvents).about()
-                self._ui.engineLabel.text = _("Ready: weights {weights}, on {device}").format(**facts)
+                self._ui.engineLabel.text = _("Ready: {engine}").format(engine=_described(facts))
             self.refresh()
 
     def _stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from slicer.i18n import tr as _
 
 from GSMedSegLib.mrml.placement import Placement
 from GSMedSegLib.mrml.segments import Overwrite, is_locked, set_locked
+from GSMedSegLib.mrml.volumes import shape_of
 from GSMedSegLib.service.background import Told
 from GSMedSegUI.controller import Controller
 from GSMedSegUI.engine_panel import EnginePanel
@@ -226,8 +228,14 @@ class Panel:
     def _save_case(self) -> None:
         path = qt.QFileDialog.getSaveFileName(None, _("Save as training case"), "case.npz", _("Case (*.npz)"))
         if path and self.controller.interaction is not None:
-            count = self.controller.interaction.save_case(path)
-            self._say(_("Saved a training case with {count} objects").format(count=count))
+            count, shared = self.controller.interaction.save_case(path)
+            text = _("Saved a training case with {count} objects").format(count=count)
+            if shared:
+                text += " " + _(
+                    "Attention: segments overlap; {shared} voxels went to the later one, for a case has one "
+                    "label for each voxel"
+                ).format(shared=shared)
+            self._say(text)
 
     # What comes back
 
@@ -279,6 +287,7 @@ class Panel:
             except ValueError as error:
                 self._say(str(error))
         controller.auto = parameters.auto
+        self.engine.show_need(0 if parameters.volume is None else math.prod(shape_of(parameters.volume)))
         controller.set_options(Overwrite(parameters.overwrite), parameters.smoothing_mm, parameters.hint)
         self._show()
 

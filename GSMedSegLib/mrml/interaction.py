@@ -289,25 +289,27 @@ class Interaction:
         """
         named_ledger(self._ledger, self.segmentation).save(path)
 
-    def save_case(self, path: str | os.PathLike[str]) -> int:
+    def save_case(self, path: str | os.PathLike[str]) -> tuple[int, int]:
         """Write image and segments as a training case (.npz).
 
         Args:
             path: of the file.
 
         Returns:
-            how many segments with voxels it has.
+            how many segments with voxels it has, and how many voxels several of them claimed: such a case
+            has one label for each voxel, the last segment's.
 
         Raises:
             ValueError: no segment has voxels.
             OSError: the file cannot be written.
         """
         labels = np.zeros(shape_of(self.volume), np.uint16)
-        count = 0
+        count = shared = 0
         for segment_id in self.segmentation.GetSegmentation().GetSegmentIDs():
             mask = read_mask(self.segmentation, segment_id, self.volume)
             if mask.array.size:
                 count += 1
+                shared += int((labels[mask.box][mask.array] > 0).sum())
                 labels[mask.box][mask.array] = count
         if count == 0:
             raise ValueError("no segment has voxels; a training case needs at least one object")
@@ -315,7 +317,7 @@ class Interaction:
         write_case(
             path, Case(Path(path).stem, to_grey(self._image), (k, j, i), as_labels(labels, "the segments"))
         )
-        return count
+        return count, shared
 
     def _exists(self, segment_id: str) -> bool:
         return self.segmentation.GetSegmentation().GetSegment(segment_id) is not None

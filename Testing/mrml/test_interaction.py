@@ -16,7 +16,7 @@ from Testing.mrml.conftest import OBLIQUE, slicer, turned, vtk  # isort: skip - 
 from GSMedSegLib.cropped import crop  # isort: skip
 from GSMedSegLib.hint import next_click  # isort: skip
 from GSMedSegLib.mrml.interaction import Interaction  # isort: skip
-from GSMedSegLib.mrml.segments import new_segmentation, read_mask, set_locked, write_mask  # isort: skip
+from GSMedSegLib.mrml.segments import Overwrite, new_segmentation, read_mask, set_locked, write_mask  # isort: skip
 from GSMedSegLib.mrml.volumes import ijk_to_ras_of, image_of, voxel_to_world  # isort: skip
 from GSMedSegLib.npz import read_case
 from GSMedSegLib.predictor import Predictor
@@ -339,10 +339,14 @@ def test_a_training_case(desk: Desk, tmp_path: Path):
     with pytest.raises(ValueError, match="at least one object"):
         desk.interaction.save_case(tmp_path / "case.npz")
     desk.click("a", FIRST)
-    assert desk.interaction.save_case(tmp_path / "case.npz") == 1
+    assert desk.interaction.save_case(tmp_path / "case.npz") == (1, 0)
     case = read_case(tmp_path / "case.npz")
     assert np.array_equal(case.truth, desk.mask("a"))
     assert case.spacing_mm == pytest.approx((2.4, 0.8, 0.5))
+    size = int(desk.mask("a").sum())
+    write_mask(desk.segmentation, "b", desk.volume, crop(desk.mask("a")), Overwrite.OVERLAP)
+    assert desk.interaction.save_case(tmp_path / "case.npz") == (2, size)
+    assert np.array_equal(read_case(tmp_path / "case.npz").truth == 2, desk.mask("a"))
 
 
 def test_the_next_frame_of_a_sequence_is_noticed(desk: Desk, image: np.ndarray):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from Testing.service.conftest import serve  # noqa: F401 - a fixture for the tests here too
 from Testing.slicer.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,13 @@ def case(desktop: Any, widget: Any) -> Any:
     desktop.work()
     assert desktop.errors == []
     assert desktop.messages == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine_section(desktop: Any, widget: Any) -> None:
+    """The section about the engine is open, so that its buttons can be pressed."""
+    widget.panel.ui.engineSection.collapsed = False
+    desktop.work()
 
 
 def mask_of(widget: Any) -> np.ndarray:
@@ -148,3 +156,208 @@ def test_the_services_packages_are_the_extras_own():
     assert set(re.findall(r'"([^"]+)"', listed.group(1))) == set(SERVICE_PACKAGES)
     assert missing() == []
     assert any(line.startswith("torch") for line in requirements())
+
+
+def test_a_box_is_drawn_by_two_clicks(desktop: Any, widget: Any, case: Any):
+    _, inside = case
+    desktop.press(widget.panel.ui.boxButton)
+    for corner in (-25, 25):
+        desktop.click_view("Red", inside + np.array((corner, corner, 0)))
+    desktop.wait_until(lambda: widget.logic.interaction is not None and not widget.logic.busy)
+    ledger, segment_id = widget.logic.interaction.ledger, widget.logic.segment_id
+    box = ledger.box(segment_id)
+    assert box is not None
+    from GSMedSegLib.mrml.volumes import world_to_voxel
+
+    volume, _ = case
+    at = world_to_voxel(volume, inside)
+    assert all(a <= x <= b for a, x, b in zip(box.min_kji, at, box.max_kji, strict=True))
+    assert mask_of(widget)[at]
+    desktop.press(widget.panel.ui.undoButton)
+    desktop.wait_until(lambda: not widget.logic.busy)
+    assert not mask_of(widget).any()
+
+
+def test_cancel_restores_the_mask_before(desktop: Any, widget: Any, case: Any):
+    import psutil
+
+    _, inside = case
+    before = click(desktop, widget, inside)
+    engine = psutil.Process(widget.panel.engine._source.pid)
+    engine.suspend()  # the click stays under way until it is cancelled
+    try:
+        desktop.click_view("Red", inside + np.array((7, 9, 0)))
+        assert widget.logic.busy
+        assert widget.panel.ui.cancelButton.enabled
+        desktop.press(widget.panel.ui.cancelButton)
+        assert not widget.logic.busy
+    finally:
+        engine.resume()
+    assert np.array_equal(mask_of(widget), before)
+    assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 1
+
+
+def test_a_star_shows_where_to_click_next(desktop: Any, widget: Any, case: Any):
+    _, inside = case
+    widget.panel.ui.hintCheckBox.checked = True
+    click(desktop, widget, inside)
+    assert widget.logic.interaction.hint_ras is not None
+    widget.panel.ui.hintCheckBox.checked = False
+    desktop.work()
+    assert not widget.logic.interaction.wants_hint
+
+
+@pytest.fixture
+def server_chosen(widget: Any) -> Any:
+    """The panel set to a server, and to this computer again at the end."""
+    ui = widget.panel.ui
+    ui.serverRadio.checked = True
+    yield ui
+    ui.ownRadio.checked = True
+    ui.serverRadio.checked = False
+    ui.tokenEdit.text = ui.urlEdit.text = ""
+    widget.panel.engine._changed()
+
+
+def test_a_server_is_tested_used_and_told_apart_from_others(
+    desktop: Any,
+    widget: Any,
+    case: Any,
+    server_chosen: Any,
+    serve: Any,  # noqa: F811
+):
+    """The address may lack http://; a wrong token and a silent port each have a text of their own."""
+    from GSMedSegLib.service.engines import _free_port
+    from Testing.service.conftest import TOKEN
+
+    ui = server_chosen
+    texts = []
+    with serve() as served:
+        address = served.url.removeprefix("http://")
+        for url, token in (
+            (address, TOKEN),
+            (address, "wrong-wrong-wrong-wrong"),
+            (f"127.0.0.1:{_free_port()}", TOKEN),
+        ):
+            ui.engineLabel.text = ""
+            ui.urlEdit.text, ui.tokenEdit.text = url, token
+            widget.panel.engine._changed()
+            desktop.press(ui.testButton)
+            texts.append(ui.engineLabel.text or str(desktop.errors[-1]))
+        assert "weights of its own, on cpu" in texts[0]
+        assert "token" in texts[1]
+        assert len(set(texts)) == 3
+        assert len(desktop.errors) == 2
+        desktop.errors.clear()
+        desktop.messages.clear()
+        ui.urlEdit.text, ui.tokenEdit.text = address, TOKEN
+        widget.panel.engine._changed()
+        _, inside = case
+        click(desktop, widget, inside)
+        assert widget.panel.engine._source.connect().about()["version"]
+    import qt
+
+    kept = qt.QSettings()
+    assert kept.value("GSMedSeg/url") == address
+    assert not [key for key in kept.allKeys() if TOKEN in str(kept.value(key))], "a token is not written down"
+
+
+def test_a_saved_scene_goes_on(desktop: Any, widget: Any, case: Any, tmp_path: Path):
+    import slicer
+
+    _, inside = case
+    click(desktop, widget, inside)
+    before = click(desktop, widget, inside + np.array((4, 6, 0)))
+    path = tmp_path / "scene.mrb"
+    assert slicer.util.saveScene(str(path))
+    desktop.clear()
+    widget.panel.scene_changed()
+    slicer.util.loadScene(str(path))
+    widget.panel.scene_changed()
+    desktop.work()
+    volume = widget.panel._parameters.volume
+    desktop.show(volume, inside)
+    widget.panel._parameters.segmentation = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    desktop.work()
+    assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 2
+    assert np.array_equal(mask_of(widget), before)
+    click(desktop, widget, inside + np.array((-5, 3, 0)))
+    assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 3
+    desktop.press(widget.panel.ui.undoButton)
+    desktop.wait_until(lambda: not widget.logic.busy)
+    assert np.array_equal(mask_of(widget), before)
+
+
+def test_memory_is_told_before_it_is_taken(desktop: Any, widget: Any, case: Any):
+    from GSMedSegLib.memory_need import needed_gib
+
+    volume, _ = case
+    i, j, k = volume.GetImageData().GetDimensions()
+    assert f"about {needed_gib(i * j * k):.1f} GiB" in widget.panel.ui.memoryLabel.text
+    widget.panel.engine.show_need(10**12)
+    assert "Crop it" in widget.panel.ui.memoryLabel.text
+    widget.panel.engine.show_need(0)
+    assert widget.panel.ui.memoryLabel.text == ""
+
+
+def test_weights_are_fetched_only_after_their_terms(
+    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Refused, nothing is asked of the network; accepted, the download runs and its failure is told."""
+    import slicer
+
+    monkeypatch.setenv("GSMEDSEG_OFFLINE", "1")
+    asked: list[str] = []
+    answers = iter([False, True])
+
+    def confirm(text: str, *_: Any, **__: Any) -> bool:
+        asked.append(text)
+        return next(answers)
+
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", confirm)
+    ui = widget.panel.ui
+    ui.weightsEdit.text = "vista3d"
+    widget.panel.engine._changed()
+    try:
+        desktop.press(ui.startButton)
+        assert "NVIDIA Open Model License" in asked[0]
+        assert desktop.errors == []
+        desktop.press(ui.startButton)
+        assert len(asked) == 2
+        assert "could not be downloaded" in str(desktop.errors[-1])
+        assert "network is switched off" in ui.logText.toPlainText()
+    finally:
+        ui.weightsEdit.text = "compact"
+        widget.panel.engine._changed()
+        desktop.errors.clear()
+        desktop.messages.clear()
+
+
+def test_packages_are_installed_only_with_consent(
+    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch
+):
+    import GSMedSegUI.set_up as set_up
+    import slicer
+
+    absent = ["torch>=2.4", "fastapi>=0.115"]
+    monkeypatch.setattr(set_up, "missing", lambda: list(absent))
+    installed: list[str] = []
+    monkeypatch.setattr(set_up, "_pip_install", lambda packages: (installed.extend(packages), absent.clear()))
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_, **__: False)
+    said: list[str] = []
+    assert not set_up.ensure_installed(said.append)
+    assert installed == said == []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_, **__: True)
+    assert set_up.ensure_installed(said.append)
+    assert installed[0] == "torch>=2.4"
+    assert said[-1] == "Everything is installed"
+
+
+def test_the_doctors_report_is_on_the_clipboard(desktop: Any, widget: Any):
+    import qt
+
+    desktop.press(widget.panel.ui.doctorButton)
+    text = qt.QApplication.clipboard().text()
+    assert "memory" in text
+    assert text.strip() in widget.panel.ui.logText.toPlainText()
+    assert "on the clipboard" in widget.panel.ui.engineLabel.text
