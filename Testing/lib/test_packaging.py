@@ -27,13 +27,14 @@ LAYERS = """
     atomic cropped geometry machine memory labels plain_pickle prompts
     nifti intensity npz volume_io metrics simulation roi
     checkpoint download model_store prompt_maps network
-    layers decoder engine torch_health doctor
+    layers decoder engine torch_health memory_need doctor
     segment hint reference adaptive
     predictor
     picture challenge case_source case_segmenter pace sharding batch
     peers container report evaluation demo service mrml
     console prompt_arguments engine_options weights_command cases_command predict_command evaluate_command
     serve_command doctor_command
+    web web_command
     cli
 """
 
