@@ -38,8 +38,8 @@ bench: env ## Time engine, challenge case and training step beside MONAI's, and 
 	$(RUN) -m Testing.benchmarks.training
 	$(RUN) -m Testing.benchmarks.service
 
-accuracy: env ## Simulate clicks on the development data; the figures go to build/accuracy
-	$(RUN) -m Testing.benchmarks.accuracy
+accuracy: env ## Simulate clicks on the development data; the figures go to build/accuracy; ARGS="--help" says what else
+	$(RUN) -m Testing.benchmarks.accuracy $(ARGS)
 
 DATA ?= ../shared/data/dev/msd_hippocampus
 finetune-demo: env ## Fine-tune the compact weights on a few cases, DATA=FOLDER; the result goes to build/finetune-demo

@@ -25,14 +25,23 @@ class Scores:
     dice: tuple[float, ...]
     nsd: tuple[float, ...] | None
 
+    @property
+    def dsc_auc(self) -> float:
+        """Area under the Dice curve, 0..4."""
+        return auc(self.dice)
+
+    @property
+    def nsd_auc(self) -> float | None:
+        """Area under the surface Dice curve, 0..4."""
+        return None if self.nsd is None else auc(self.nsd)
+
     def entry(self) -> dict[str, Any]:
-        """As the files have it; areas under the curves go to 4."""
-        nsd = list(self.nsd) if self.nsd is not None else None
+        """As the files have it."""
         return {
-            "dice": _rounded(self.dice),
-            "nsd": _rounded(nsd) if nsd else None,
-            "dsc_auc": round(auc(self.dice), 4),
-            "nsd_auc": round(auc(nsd), 4) if nsd else None,
+            "dice": [_rounded(value) for value in self.dice],
+            "nsd": None if self.nsd is None else [_rounded(value) for value in self.nsd],
+            "dsc_auc": _rounded(self.dsc_auc),
+            "nsd_auc": _rounded(self.nsd_auc),
         }
 
 
@@ -100,5 +109,5 @@ def _mean(several: Sequence[Scores]) -> Scores:
     )
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 4) for value in values]
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

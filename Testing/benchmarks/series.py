@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
@@ -11,11 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from GSMedSegLib.case_segmenter import CaseSegmenter
 from GSMedSegLib.challenge import CaseResult, Segmenter
 from GSMedSegLib.checkpoint import sha256_of
+from GSMedSegLib.engine import Engine
 from GSMedSegLib.evaluation import ResultStore, evaluate
 from GSMedSegLib.model_store import resolve
 from GSMedSegLib.peers import PEERS
@@ -65,12 +64,6 @@ class Series:
             settings["precision"] = self.precision
         return settings
 
-    def segmenter(self) -> Segmenter:
-        """Loads it."""
-        if not self.ours:
-            return PEERS[self.name]()
-        return CaseSegmenter(Predictor(_engine(self.weights, self.precision), self.name))
-
 
 @dataclass(frozen=True)
 class Task:
@@ -113,38 +106,56 @@ def run(
         ResultStore(own, settings)  # made before processes want to make it at once
         tasks += [Task(one, own, settings, several) for several in by_case]
     if jobs == 1:
-        yield from map(_play, tasks)
+        yield from map(Player().play, tasks)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")  # the same on every system
-    with context.Pool(jobs, _set_threads, (threads,)) as pool:
+    with context.Pool(jobs, _begin, (threads,)) as pool:
         yield from pool.imap_unordered(_play, tasks)
 
 
-def _set_threads(count: int) -> None:
+class Player:
+    """Plays tasks one after the other; the network is loaded once for all that need it."""
+
+    def __init__(self) -> None:
+        self._engine: tuple[str, Engine] | None = None
+        self._segmenter: tuple[Series, Segmenter] | None = None
+
+    def play(self, task: Task) -> tuple[Series, list[CaseResult]]:
+        """The results of a task, as far as they are not there yet, computed and kept."""
+        sources = [one.source for one in task.objects]
+        store = ResultStore(task.folder, task.settings)
+        done = [result for result in map(store.read, sources) if result]
+        if len(done) == len(sources):
+            return task.series, done
+        segmenter = self._segmenter_for(task.series)
+        return task.series, list(evaluate(segmenter, sources, store, surfaces=task.series.surfaces))
+
+    def _segmenter_for(self, series: Series) -> Segmenter:
+        if self._segmenter is None or self._segmenter[0] != series:
+            self._segmenter = (series, self._load(series))
+        return self._segmenter[1]
+
+    def _load(self, series: Series) -> Segmenter:
+        if not series.ours:
+            return PEERS[series.name]()
+        if self._engine is None or self._engine[0] != series.weights:
+            self._engine = (series.weights, load_engine(series.weights, precision=series.precision))
+        return CaseSegmenter(Predictor(self._engine[1], series.name))
+
+
+_player = Player()
+"""Of a process of the pool."""
+
+
+def _begin(threads: int) -> None:
     import torch
 
     from GSMedSegLib.memory import keep_freed_memory
 
     keep_freed_memory()
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
 
 
 def _play(task: Task) -> tuple[Series, list[CaseResult]]:
-    sources = [one.source for one in task.objects]
-    store = ResultStore(task.folder, task.settings)
-    done = [result for result in map(store.read, sources) if result]
-    if len(done) == len(sources):
-        return task.series, done
-    segmenter = _segmenter(task.series)
-    return task.series, list(evaluate(segmenter, sources, store, surfaces=task.series.surfaces))
-
-
-@functools.lru_cache(maxsize=1)
-def _segmenter(series: Series) -> Segmenter:
-    return series.segmenter()
-
-
-@functools.lru_cache(maxsize=1)
-def _engine(weights: str, precision: str) -> Any:
-    return load_engine(weights, precision=precision)
+    return _player.play(task)
