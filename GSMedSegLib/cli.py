@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,15 @@ def _add_segment(commands: Any) -> None:
         metavar="LEDGER.json",
         help="write all clicks, to be given to --clicks again",
     )
+    parser.add_argument(
+        "--probability",
+        type=Path,
+        metavar="FILE",
+        help="write how sure the network is of every voxel, 0 to 1; of several objects to FILE-1, FILE-2, …",
+    )
+    parser.add_argument(
+        "--hint", action="store_true", help="say where a further click on each object would help most"
+    )
     add_engine_options(parser, strategy="adaptive", precision="auto")
 
 
@@ -143,7 +153,7 @@ def _segment(options: argparse.Namespace) -> int:
     from GSMedSegLib.atomic import check_target
     from GSMedSegLib.prompt_arguments import add_prompts
     from GSMedSegLib.prompts import ClickLedger
-    from GSMedSegLib.volume_io import check_volume_target, read_volume, write_labelmap
+    from GSMedSegLib.volume_io import check_volume_target, read_volume, write_labelmap, write_volume
 
     check_volume_target(options.output)
     if options.output.exists() and options.image.exists() and options.output.samefile(options.image):
@@ -152,6 +162,8 @@ def _segment(options: argparse.Namespace) -> int:
         if options.save_clicks.suffix != ".json":
             raise ValueError(f"{options.save_clicks}: clicks are saved as .json; choose this ending")
         check_target(options.save_clicks)
+    if options.probability is not None:
+        check_volume_target(options.probability)
     volume = read_volume(options.image, options.series)
     if options.clicks is None:
         ledger = ClickLedger(volume.shape, volume.ijk_to_ras)
@@ -159,6 +171,7 @@ def _segment(options: argparse.Namespace) -> int:
         ledger = ClickLedger.load(options.clicks)
         ledger.check_image(volume.shape, volume.ijk_to_ras)
     add_prompts(ledger, options.prompts or [], volume.ijk_to_ras, options.ras)
+    probability_files = _probability_files(options, len(ledger.objects))
 
     predictor = load_predictor(options)
     predictor.set_image(volume.array, volume.ijk_to_ras, ledger)
@@ -167,8 +180,49 @@ def _segment(options: argparse.Namespace) -> int:
     write_labelmap(options.output, labels, volume.ijk_to_ras)
     if options.save_clicks is not None:
         ledger.save(options.save_clicks)
+    for name, file in zip(predictor.objects, probability_files):
+        if predictor.can_segment(name):
+            write_volume(file, predictor.probability(name), volume.ijk_to_ras)
     _print_objects(predictor, labels, volume.ijk_to_ras)
+    if options.hint:
+        _print_hints(predictor, volume.ijk_to_ras)
     return 0
+
+
+def _probability_files(options: argparse.Namespace, objects: int) -> list[Path]:
+    """Where the objects' probabilities go, none of them over the image or the label map."""
+    from GSMedSegLib.volume_io import WRITE_SUFFIXES
+
+    path: Path | None = options.probability
+    if path is None:
+        return []
+    suffix = max((s for s in WRITE_SUFFIXES if path.name.endswith(s)), key=len)
+    stem = path.name.removesuffix(suffix)
+    numbered = [path.with_name(f"{stem}-{n}{suffix}") for n in range(1, objects + 1)]
+    files = [path] if objects == 1 else numbered
+    for file, (other, what) in itertools.product(
+        files, ((options.image, "the image"), (options.output, "the label map"))
+    ):
+        if file.resolve() == other.resolve():
+            raise ValueError(f"{file} is {what}; choose another name for the probabilities")
+    return files
+
+
+def _print_hints(predictor: Predictor, ijk_to_ras: NDArray[np.float64]) -> None:
+    from GSMedSegLib.geometry import kji_to_ras
+
+    for name in filter(predictor.can_segment, predictor.objects):
+        hint = predictor.next_click(name)
+        if hint is None:
+            print(f"{name}: nothing is in doubt, so no further click is proposed")
+            continue
+        k, j, i = hint.kji
+        right, anterior, superior = kji_to_ras([hint.kji], ijk_to_ras)[0]
+        sign, option = ("+", "--fg") if hint.positive else ("−", "--bg")
+        print(
+            f"{name}: look at {i},{j},{k} (RAS {right:.1f},{anterior:.1f},{superior:.1f} mm), "
+            f"{sign} if the mask is wrong there: {option} {i},{j},{k}"
+        )
 
 
 def _print_objects(

@@ -23,6 +23,7 @@ from GSMedSegLib.checkpoint import read_checkpoint
 from GSMedSegLib.cropped import Voxel, crop
 from GSMedSegLib.engine import Engine
 from GSMedSegLib.geometry import spacing_kji_mm
+from GSMedSegLib.hint import Hint, next_click
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.model_store import resolve
 from GSMedSegLib.network import build_network
@@ -120,6 +121,7 @@ class Predictor:
         else:
             self._strategy = ReferenceStrategy(engine, size)
         self._ledger: ClickLedger | None = None
+        self._ijk_to_ras = np.eye(4)
         self._known: OrderedDict[ObjectPrompts, Segment] = OrderedDict()
         self._remembered_bytes = remembered_bytes
 
@@ -150,6 +152,7 @@ class Predictor:
                 matrix = ledger.ijk_to_ras  # formats round it differently; the same clicks give the same bits
         self._strategy.set_image(image, spacing_kji_mm(matrix))
         self._ledger = ledger if ledger is not None else ClickLedger(image.shape, matrix)
+        self._ijk_to_ras = matrix
         self._known.clear()
 
     @property
@@ -218,6 +221,20 @@ class Predictor:
     ) -> NDArray[np.bool_]:
         """(K, J, I) mask of an object; see `segment`."""
         return self.segment(object_name, progress).mask
+
+    def probability(self, object_name: str) -> NDArray[np.float32]:
+        """(K, J, I) 0..1, how sure the network is of an object, after all its clicks; see `segment`."""
+        return self.segment(object_name).probability
+
+    def next_click(self, object_name: str) -> Hint | None:
+        """Where a further click would help most; None when nothing is in doubt. See `hint.next_click`.
+
+        Raises:
+            ValueError, RuntimeError: as `segment`.
+        """
+        segment = self.segment(object_name)
+        spacing = spacing_kji_mm(self._ijk_to_ras)
+        return next_click(segment, self.ledger.clicks(object_name), spacing)
 
     def can_segment(self, object_name: str) -> bool:
         """Whether the object has enough prompts for a mask; raises ValueError for an unknown object."""

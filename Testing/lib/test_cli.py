@@ -247,6 +247,64 @@ def test_a_box_has_two_opposite_corners(image: Path, run: Callable[..., str], tm
     assert ClickLedger.load(ledger).clicks("object") == (Click((9, 10, 12), True),)
 
 
+def test_probabilities_are_written_on_the_image_s_grid(
+    image: Path, run: Callable[..., str], tmp_path: Path
+) -> None:
+    """Above a half where the label is; of several objects each in a file of its own."""
+    out, probability = tmp_path / "labels.nii.gz", tmp_path / "sure.nii.gz"
+    run("segment", image, "-o", out, "--fg", "12,10,9", "--probability", probability)
+    volume = read_volume(probability)
+    assert volume.array.dtype == np.float32
+    assert 0 <= volume.array.min() < 0.5 < volume.array.max() <= 1
+    np.testing.assert_array_equal(volume.array > 0.5, read_labelmap(out).array == 1)
+    assert grid_distance_mm(volume.ijk_to_ras, OBLIQUE, SHAPE) < 1e-4
+
+    both = ["--object", "a", "--fg", "2,2,2", "--object", "b", "--fg", "12,10,9"]
+    run("segment", image, "-o", out, *both, "--probability", tmp_path / "both.nii.gz")
+    assert not (tmp_path / "both.nii.gz").exists()
+    np.testing.assert_array_equal(read_volume(tmp_path / "both-2.nii.gz").array, volume.array)
+    assert (tmp_path / "both-1.nii.gz").exists()
+
+
+def test_probabilities_do_not_go_over_what_is_there(
+    image: Path, fail: Callable[..., str], tmp_path: Path
+) -> None:
+    common = ("segment", image, "-o", tmp_path / "p-2.nii.gz", "--fg", "12,10,9")
+    assert "is the image" in fail(*common, "--probability", image)
+    assert "is the label map" in fail(*common, "--probability", tmp_path / "p-2.nii.gz")
+    two = (*common[:4], "--object", "a", "--fg", "2,2,2", "--object", "b", "--fg", "12,10,9")
+    assert "p-2.nii.gz is the label map" in fail(*two, "--probability", tmp_path / "p.nii.gz")
+    assert "volumes are written as" in fail(*common, "--probability", tmp_path / "p.png")
+
+
+def test_a_hint_is_a_click_to_copy(
+    image: Path, weights: Path, run: Callable[..., str], tmp_path: Path
+) -> None:
+    """i,j,k and its millimetres of the library's own hint, and the option that clicks there."""
+    said = run("segment", image, "-o", tmp_path / "labels.nrrd", "--fg", "12,10,9", "--hint")
+    volume = read_volume(image)
+    predictor = Predictor(load_engine(str(weights), "cpu", "fp32"))
+    predictor.set_image(volume.array, volume.ijk_to_ras)
+    predictor.add_object("object")
+    predictor.add_click("object", (9, 10, 12))
+    hint = predictor.next_click("object")
+    assert hint is not None
+    k, j, i = hint.kji
+    ras = ",".join(f"{x:.1f}" for x in kji_to_ras([hint.kji], OBLIQUE)[0])
+    sign, option = ("+", "--fg") if hint.positive else ("−", "--bg")
+    assert said.splitlines()[1] == (
+        f"object: look at {i},{j},{k} (RAS {ras} mm), {sign} if the mask is wrong there: {option} {i},{j},{k}"
+    )
+
+
+def test_without_doubt_there_is_no_hint(
+    image: Path, run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "next_click", lambda self, name: None)
+    said = run("segment", image, "-o", tmp_path / "labels.nrrd", "--fg", "12,10,9", "--hint")
+    assert said.splitlines()[1] == "object: nothing is in doubt, so no further click is proposed"
+
+
 def test_an_empty_object_is_said_to_be_empty(
     image: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from GSMedSegLib.checkpoint import write_safetensors
+from GSMedSegLib.geometry import spacing_kji_mm
+from GSMedSegLib.hint import next_click
 from GSMedSegLib.predictor import REMEMBERED_BYTES, STRATEGIES, Predictor, load_engine
-from GSMedSegLib.prompts import Box, ClickLedger
+from GSMedSegLib.prompts import Box, Click, ClickLedger
 
 SHAPE = (20, 36, 28)
 OBLIQUE = np.array(
@@ -458,3 +460,23 @@ def test_the_reference_strategy_takes_no_mask(make_engine, blobs):
     predictor.set_mask("a", np.ones(SHAPE, bool))
     with pytest.raises(RuntimeError, match="use adaptive"):
         predictor.predict("a")
+
+
+def test_probability_and_mask_say_the_same(make_predictor):
+    """A voxel is in the mask where the network gives it more than a half."""
+    predictor = make_predictor()
+    click_through(predictor, clicks=CLICKS[:2])
+    probability = predictor.probability("a")
+    assert probability.shape == SHAPE
+    np.testing.assert_array_equal(probability > 0.5, predictor.predict("a"))
+
+
+def test_the_next_click_is_that_of_the_segment_in_the_image_s_millimetres(make_predictor):
+    """OBLIQUE has voxels of unequal sides: the hint goes by them."""
+    predictor = make_predictor(matrix=OBLIQUE)
+    (segment,) = click_through(predictor, clicks=CLICKS[:1])
+    spacing = spacing_kji_mm(OBLIQUE)
+    assert len(set(np.round(spacing, 3))) == 3
+    assert predictor.next_click("a") == next_click(segment, [Click(*CLICKS[0])], spacing)
+    with pytest.raises(ValueError, match="b"):
+        predictor.next_click("b")

@@ -32,6 +32,14 @@ def test_a_mask_is_what_is_positive():
     assert mask.tolist() == [[[False, True, False, False, True]]]
 
 
+def test_probability_is_the_sigmoid_of_a_logit():
+    """A logit of ln 3 is three to one; 0 where nobody looked, be it outside the box or NaN."""
+    probability = segment(1, float(np.log(3)), 0.0, float("nan"), -float(np.log(3))).probability
+    assert probability.dtype == np.float32
+    np.testing.assert_allclose(probability, [[[0, 0.75, 0.5, 0, 0.25]]], rtol=1e-6)
+    assert not empty_segment(SHAPE).probability.any()
+
+
 def test_an_empty_segment_holds_nothing():
     """No voxels, no bytes."""
     empty = empty_segment(SHAPE)
