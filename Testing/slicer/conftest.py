@@ -1,4 +1,4 @@
-"""The Slicer module on a stage like Slicer's desktop, with a real engine in a process of its own."""
+"""The Slicer module in a harness like Slicer's desktop, with a real engine in a process of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _renders() -> None:
 @pytest.fixture(scope="module")
 def desktop(_renders: None) -> Iterator[Any]:
     """A desktop; one a process, for Slicer's core allows no second application."""
-    from Testing.slicer.stage.desktop import SlicerDesktop
+    from Testing.slicer.harness.desktop import SlicerDesktop
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with SlicerDesktop() as opened:

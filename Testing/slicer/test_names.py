@@ -80,7 +80,7 @@ def test_slicers_names_are_real(path: Path):
 
 
 def test_widgets_and_properties_are_real():
-    """Classes by the table, properties by the stage's loader, which refuses what Qt and it do not know."""
+    """Classes by the table, properties by the harness's loader, which refuses what Qt and it do not know."""
     root = ElementTree.parse(ROOT / "GSMedSeg" / "Resources" / "UI" / "GSMedSeg.ui").getroot()
     assert {element.get("class") for element in root.iter("widget")} <= WIDGETS
     names = [element.get("name") for element in root.iter("widget")]

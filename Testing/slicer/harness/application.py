@@ -1,4 +1,4 @@
-"""Slicer's core as an application: a scene, the module logics, `slicer.app`; no Qt and no window.
+"""Slicer's core as an application: one scene, the module logics, `slicer.app`; neither Qt nor a window.
 
     with SlicerApplication() as application:
         volume = slicer.util.loadVolume("ct.nii.gz")
@@ -23,7 +23,7 @@ import slicer.util
 from vtkmodules.util.misc import calldata_type
 from vtkmodules.vtkCommonCore import VTK_STRING, vtkCollection, vtkOutputWindow
 
-from Testing.slicer.stage.io_manager import CoreIOManager
+from Testing.slicer.harness.io_manager import CoreIOManager
 
 _MISSING = object()
 
@@ -217,7 +217,7 @@ class SlicerApplication:
         vtkOutputWindow.SetInstance(window)
 
     def _create_scene(self, stack: ExitStack) -> None:
-        """The scene with the singleton nodes that Slicer puts there at its start, and its logic."""
+        """The application logic, and the scene with the nodes that Slicer puts there at its start."""
         self.scene = slicer.vtkMRMLScene()
         stack.callback(self.scene.Clear, True)
         self.logic = slicer.vtkSlicerApplicationLogic()

@@ -1,4 +1,4 @@
-"""What `slicer.util` loads and saves with: `slicer.app.coreIOManager()`, for the files that tests use."""
+"""What `slicer.util` loads and saves with: `slicer.app.coreIOManager()`, for the usual files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import slicer
 from vtkmodules.vtkCommonCore import vtkCommand
 
 if TYPE_CHECKING:
-    from Testing.slicer.stage.application import SlicerApplication
+    from Testing.slicer.harness.application import SlicerApplication
 
 #: The kinds of file by the end of their name, the longest first.
 FILE_TYPES = {

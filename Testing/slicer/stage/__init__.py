@@ -1,1 +1,0 @@
-"""A stage like Slicer's desktop: core, views and widgets, to run the module on without Slicer."""
