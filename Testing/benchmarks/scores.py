@@ -82,15 +82,15 @@ def summarise(objects: Sequence[DevObject], results: Mapping[str, CaseResult], s
         for name in sorted(modality)
     }
     by_modality = {
-        kind: _mean([scores for name, scores in by_set.items() if modality[name] == kind])
+        kind: mean_of([scores for name, scores in by_set.items() if modality[name] == kind])
         for kind in sorted(set(modality.values()))
     }
-    return Summary(_mean(list(by_set.values())), by_set, by_modality)
+    return Summary(mean_of(list(by_set.values())), by_set, by_modality)
 
 
 def mean_over(results: Sequence[CaseResult], surfaces: bool) -> Scores:
     """Mean over objects."""
-    return _mean(
+    return mean_of(
         [
             Scores(
                 tuple(r.mean_dice for r in result.click_rounds),
@@ -101,7 +101,8 @@ def mean_over(results: Sequence[CaseResult], surfaces: bool) -> Scores:
     )
 
 
-def _mean(several: Sequence[Scores]) -> Scores:
+def mean_of(several: Sequence[Scores]) -> Scores:
+    """Mean of means, each with the same weight."""
     nsd = [scores.nsd for scores in several if scores.nsd is not None]
     return Scores(
         tuple(np.mean([scores.dice for scores in several], axis=0).tolist()),
