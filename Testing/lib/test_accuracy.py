@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from GSMedSegLib.case_source import CaseSource, LabelledCase
 from GSMedSegLib.challenge import CaseResult, Round
+from GSMedSegLib.engine import Engine
 from GSMedSegLib.npz import Case
 from GSMedSegLib.peers import PEERS
+from GSMedSegLib.predictor import Predictor
+from GSMedSegLib.segment import Segment
 from GSMedSegLib.volume_io import write_labelmap, write_volume
 from Testing.benchmarks.accuracy import Measured, main
+from Testing.benchmarks.merging import WAYS
 from Testing.benchmarks.objects import DevObject, find_objects
 from Testing.benchmarks.scores import summarise
 from Testing.benchmarks.tables import by_data_set, overview, replace_blocks
@@ -172,3 +177,16 @@ def test_a_failure_counts_as_zero_and_is_said(
 def test_without_data_it_says_where_it_looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path)]) == 2
     assert "GSMEDSEG_DATA" in capsys.readouterr().err
+
+
+def test_where_objects_overlap_the_surest_or_the_last_wins(make_engine: Callable[..., Engine]) -> None:
+    """Two objects claim the middle of three voxels: the first one is surer of it."""
+    shape, box = (1, 1, 3), (slice(0, 1), slice(0, 1), slice(0, 3))
+    first, second = torch.tensor([[[5.0, 4.0, -1.0]]]), torch.tensor([[[-1.0, 2.0, 3.0]]])
+    predictor = Predictor(make_engine(), roi=16)
+    painted = {}
+    for name, way in WAYS.items():
+        segmenter = way(predictor)
+        segmenter.set_image(Case("a", np.arange(3, dtype=np.uint8).reshape(shape), (1, 1, 1)))
+        painted[name] = segmenter.paint([Segment(shape, box, first), Segment(shape, box, second)]).tolist()
+    assert painted == {"surest": [[[1, 1, 2]]], "last": [[[1, 2, 2]]]}
