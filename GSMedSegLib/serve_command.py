@@ -41,7 +41,12 @@ def add_serve(commands: Any) -> None:
     add = parser.add_argument_group("limits").add_argument
     add("--image-voxels", type=int, metavar="N", help="of one image (default: 1073741824)")
     add("--sessions", type=int, metavar="N", help="images at a time (default: 32)")
-    add("--memory-gb", type=float, metavar="X", help="memory for images (default: half of this computer's)")
+    add(
+        "--memory-gb",
+        type=float,
+        metavar="X",
+        help="memory for all images; the network's own comes on top (default: half of this computer's)",
+    )
     add("--idle-s", type=float, metavar="X", help="a session unused for so long is forgotten (default: 3600)")
     add_weights_options(parser)
 

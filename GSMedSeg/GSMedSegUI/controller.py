@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from slicer.i18n import tr as _
 
 from GSMedSegLib.mrml.interaction import Interaction
 from GSMedSegLib.mrml.segments import Overwrite, new_segmentation
@@ -206,7 +207,7 @@ class Controller:
 
     def _selected(self) -> Interaction:
         if self.interaction is None:
-            raise RuntimeError("choose an image and a segmentation first")
+            raise RuntimeError(_("choose an image and a segmentation first"))
         if self.interaction.stale:
             self.select(self.interaction.volume, self.interaction.segmentation)
             assert self.interaction is not None

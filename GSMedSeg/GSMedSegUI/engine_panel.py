@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +10,17 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-import GSMedSegLib
 from GSMedSegLib.machine import Machine
 from GSMedSegLib.memory_need import needed_gib
 from GSMedSegLib.model_store import list_weights
 from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.engines import EngineSource, OwnEngine, ServerEngine
+from GSMedSegUI.process import engine_python, run_module
 from GSMedSegUI.set_up import ensure_installed, missing
 
 KEYS = ("server", "url", "caFile", "device", "weights")
 
-DOCTOR_S = 120
-POLL_S = 0.05
-
-
-def _engine_python() -> tuple[str, dict[str, str]]:
-    """Slicer's own Python without its window, and an environment in which it finds the library."""
-    environment = dict(os.environ)
-    library = str(Path(GSMedSegLib.__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
-    return shutil.which("PythonSlicer") or sys.executable, environment
+CLI = "GSMedSegLib.cli"
 
 
 def _described(facts: dict[str, Any]) -> str:
@@ -130,39 +116,9 @@ class EnginePanel:
         )
         if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: terms of the weights")):
             return False
-        if self._run("weights", "fetch", name, "--accept-terms") != 0:
+        if run_module(self.log, CLI, "weights", "fetch", name, "--accept-terms") != 0:
             raise RuntimeError(_("the weights could not be downloaded; see the log"))
         return True
-
-    def _run(self, *arguments: str) -> int:
-        """The exit code of `gsmedseg`, run beside Slicer; what it says is logged meanwhile."""
-        python, environment = _engine_python()
-        process = subprocess.Popen(
-            [python, "-m", "GSMedSegLib.cli", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**environment, "PYTHONIOENCODING": "utf-8"},
-        )
-        said: list[str] = []
-
-        def listen() -> None:
-            assert process.stdout is not None
-            with process.stdout:
-                for line in process.stdout:
-                    said.append(line.rstrip())
-
-        listener = threading.Thread(target=listen, daemon=True)
-        listener.start()
-        while listener.is_alive() or said:
-            listener.join(POLL_S)
-            while said:
-                self.log(said.pop(0))
-            slicer.app.processEvents()
-        return process.wait()
 
     def _weights(self) -> str:
         return self._ui.weightsEdit.text.strip() or "compact"
@@ -179,7 +135,7 @@ class EnginePanel:
             "--weights",
             self._weights(),
         ]
-        python, environment = _engine_python()
+        python, environment = engine_python()
         return OwnEngine(python, arguments, environment)
 
     def _changed(self, *_arguments: Any) -> None:
@@ -222,10 +178,9 @@ class EnginePanel:
 
     def _doctor(self) -> None:
         with slicer.util.tryWithErrorDisplay(_("The report could not be made."), waitCursor=True):
-            python, environment = _engine_python()
-            command = [python, "-m", "GSMedSegLib.cli", "doctor"]
-            told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DOCTOR_S)
-            text = told.stdout or told.stderr
+            lines: list[str] = []
+            run_module(lines.append, CLI, "doctor")
+            text = "\n".join(lines)
             self.log(text)
             qt.QApplication.clipboard().setText(text)
             self._ui.engineLabel.text = _("The report is in the log and on the clipboard")

@@ -187,7 +187,7 @@ class Panel:
 
     def _clicked(self, ras: np.ndarray, positive: bool) -> bool:
         try:
-            if not self.engine.ensure():  # its settings may have changed since placing began
+            if not self._ready():  # what is chosen may have changed since placing began
                 return False
             self.controller.click(ras, positive)
         except (ValueError, RuntimeError) as error:
@@ -199,7 +199,7 @@ class Panel:
 
     def _boxed(self, corners_ras: np.ndarray) -> None:
         try:
-            if self.engine.ensure():
+            if self._ready():
                 self.controller.box(corners_ras)
         except (ValueError, RuntimeError) as error:
             self._say(str(error))
@@ -229,7 +229,7 @@ class Panel:
         path = qt.QFileDialog.getSaveFileName(None, _("Save as training case"), "case.npz", _("Case (*.npz)"))
         if path and self.controller.interaction is not None:
             count, shared = self.controller.interaction.save_case(path)
-            text = _("Saved a training case with {count} objects").format(count=count)
+            text = _("Saved a training case; objects: {count}").format(count=count)
             if shared:
                 text += " " + _(
                     "Attention: segments overlap; {shared} voxels went to the later one, for a case has one "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 import GSMedSegLib
+from GSMedSegUI.process import run_module
 
 SERVICE_PACKAGES = (
     "fastapi>=0.115",
@@ -62,7 +64,7 @@ def ensure_installed(log: Callable[[str], None]) -> bool:
     question = _(
         "The engine needs packages that are not installed yet:\n\n{names}\n\nThey are downloaded from the "
         "Python package index (torch: up to several GB with a GPU, some 200 MB without) into Slicer's own "
-        "Python. Slicer cannot be used meanwhile. Install them now?"
+        "Python; the log below shows how it goes. Install them now?"
     ).format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: set up the engine")):
         return False
@@ -71,7 +73,7 @@ def ensure_installed(log: Callable[[str], None]) -> bool:
     others = [requirement for requirement in absent if not requirement.startswith(TORCH)]
     if others:
         log(_("Installing {names}").format(names=", ".join(others)))
-        _pip_install(others)
+        _pip_install(others, log)
     left = missing()
     if left:
         raise RuntimeError(_("still missing: {names}; see the log").format(names=", ".join(left)))
@@ -85,7 +87,7 @@ def _install_torch(log: Callable[[str], None], requirement: str) -> None:
         import PyTorchUtils
     except ModuleNotFoundError:
         log(_("Installing torch by pip; with the PyTorch extension the build for your GPU would be chosen"))
-        _pip_install([requirement])
+        _pip_install([requirement], log)
         return
     log(_("Installing torch by the PyTorch extension"))
     version = requirement.removeprefix(TORCH)
@@ -96,9 +98,8 @@ def _install_torch(log: Callable[[str], None], requirement: str) -> None:
         raise RuntimeError(_("torch could not be installed; see the log of the PyTorch extension"))
 
 
-def _pip_install(packages: Sequence[str]) -> None:
-    try:
-        from slicer.packaging import pip_install
-    except ImportError:  # Slicer before 5.12
-        pip_install = slicer.util.pip_install
-    pip_install(["--only-binary", ":all:", *packages])
+def _pip_install(packages: Sequence[str], log: Callable[[str], None]) -> None:
+    """By pip itself, in Slicer's Python, so that the log shows what it does while it does it."""
+    if run_module(log, "pip", "install", "--only-binary", ":all:", *packages) != 0:
+        raise RuntimeError(_("pip could not install {names}; see the log").format(names=", ".join(packages)))
+    importlib.invalidate_caches()

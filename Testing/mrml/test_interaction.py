@@ -355,6 +355,31 @@ def test_the_next_frame_of_a_sequence_is_noticed(desk: Desk, image: np.ndarray):
     assert desk.interaction.stale
 
 
+def test_a_sequence_is_segmented_frame_by_frame(desk: Desk, image: np.ndarray, slicer_app: Any):
+    """A real sequence and its browser: each frame shown gives the mask of its own voxels."""
+    scene = slicer_app.scene
+    logic = slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLScene(scene)  # makes the scene know the kinds of nodes
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "beat")
+    for frame, array in enumerate((image, image[::-1].copy())):
+        slicer.util.updateVolumeFromArray(desk.volume, array)
+        sequence.SetDataNodeAtValue(desk.volume, str(frame))
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    masks = []
+    for frame, clicked in ((0, FIRST), (1, (image.shape[0] - 1 - FIRST[0], *FIRST[1:]))):
+        browser.SetSelectedItemNumber(frame)
+        logic.UpdateProxyNodesFromSequences(browser)
+        shown = browser.GetProxyNode(sequence)
+        one = Desk(desk.served, shown)
+        one.click("a", clicked)
+        assert np.array_equal(one.mask("a"), one.truth(clicks(clicked)))
+        masks.append(one.mask("a"))
+        one.background.close()
+    assert masks[0].any()
+    assert not np.array_equal(*masks)
+
+
 def test_a_scene_is_saved_loaded_and_gone_on_with(desk: Desk, tmp_path: Path, slicer_app: Any):
     """An oblique DICOM series under a transform: clicks, undo, redo, .mrb, and more clicks after loading."""
     image = image_of(desk.volume)

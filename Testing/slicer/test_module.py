@@ -36,9 +36,9 @@ def case(desktop: Any, widget: Any) -> Any:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _engine_section(desktop: Any, widget: Any) -> None:
-    """The section about the engine is open, so that its buttons can be pressed."""
-    widget.panel.ui.engineSection.collapsed = False
+def _sections(desktop: Any, widget: Any) -> None:
+    """All sections are open, so that their buttons can be pressed."""
+    widget.panel.ui.engineSection.collapsed = widget.panel.ui.optionsSection.collapsed = False
     desktop.process_events()
 
 
@@ -75,6 +75,8 @@ def test_press_click_and_the_mask_is_there(desktop: Any, widget: Any, case: Any,
     assert mask[placed.kji]
     assert 1000 < mask.sum() < 60_000
     assert ui.foregroundButton.checked, "placing stays active"
+    segment = widget.logic.interaction.segmentation.GetSegmentation().GetSegment(widget.logic.segment_id)
+    assert "SCT^85756007^Tissue" in segment.GetTerminology(), "a code that DICOM takes, until one is chosen"
 
     corrected = click(desktop, widget, inside + np.array((0, 60, 0)), "backgroundButton")
     assert not ui.foregroundButton.checked
@@ -329,23 +331,120 @@ def test_weights_are_fetched_only_after_their_terms(
         desktop.errors.clear()
 
 
+def write_wheel(folder: Path, name: str) -> None:
+    """A package that pip can install without a network."""
+    import zipfile
+
+    about = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+
+
 def test_packages_are_installed_only_with_consent(
-    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch
+    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    """Refused, nothing runs; accepted, pip itself runs, and the log shows what it says."""
+    import importlib.util
+
     import GSMedSegUI.set_up as set_up
 
-    absent = ["torch>=2.4", "fastapi>=0.115"]
-    monkeypatch.setattr(set_up, "missing", lambda: list(absent))
-    installed: list[str] = []
-    monkeypatch.setattr(set_up, "_pip_install", lambda packages: (installed.extend(packages), absent.clear()))
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_, **__: False)
-    said: list[str] = []
-    assert not set_up.ensure_installed(said.append)
-    assert installed == said == []
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_, **__: True)
-    assert set_up.ensure_installed(said.append)
-    assert installed[0] == "torch>=2.4"
-    assert said[-1] == "Everything is installed"
+    target = tmp_path / "installed"
+    write_wheel(tmp_path, "gsmedseg_needed")
+    for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(tmp_path)), ("TARGET", str(target))):
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.syspath_prepend(str(target))
+    monkeypatch.setattr(set_up, "requirements", lambda: ["torch>=2.4", "gsmedseg_needed>=1"])
+    asked: list[str] = []
+    answers = iter([False, True])
+
+    def confirm(text: str, *_: Any, **__: Any) -> bool:
+        asked.append(text)
+        return next(answers)
+
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", confirm)
+    ui = widget.panel.ui
+    ui.logText.plainText = ""
+    desktop.click(ui.setUpButton)
+    assert "gsmedseg_needed" in asked[0]
+    assert ui.logText.toPlainText() == ""
+    assert not target.exists()
+    desktop.click(ui.setUpButton)
+    assert "Successfully installed gsmedseg_needed-1.0" in ui.logText.toPlainText().replace(
+        "-needed", "_needed"
+    )
+    assert ui.logText.toPlainText().rstrip().endswith("Everything is installed")
+    assert importlib.util.find_spec("gsmedseg_needed") is not None
+    desktop.click(ui.setUpButton)
+    assert len(asked) == 2, "nothing is missing any more"
+
+
+def test_painting_between_clicks_stays_and_can_be_taken_back(desktop: Any, widget: Any, case: Any):
+    from GSMedSegLib.cropped import crop
+    from GSMedSegLib.mrml.segments import write_mask
+
+    _, inside = case
+    clicked = click(desktop, widget, inside)
+    interaction, segment_id = widget.logic.interaction, widget.logic.segment_id
+    painted = clicked.copy()
+    painted[2:6, 2:8, 2:8] = True
+    write_mask(interaction.segmentation, segment_id, interaction.volume, crop(painted))
+    after = click(desktop, widget, inside + np.array((6, 9, 0)))
+    assert after[2:6, 2:8, 2:8].all()
+    for expected in (painted, clicked):
+        desktop.click(widget.panel.ui.undoButton)
+        desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+        assert np.array_equal(mask_of(widget), expected)
+
+
+def test_each_image_has_its_own_segmentation(desktop: Any, widget: Any, case: Any):
+    """A second image elsewhere in the world; back at the first one its clicks are still there."""
+    from GSMedSegUI.sample import add_sample_volume
+
+    first, inside = case
+    mask = click(desktop, widget, inside)
+    ours = widget.panel._parameters.segmentation
+    second, there = add_sample_volume()
+    moved = np.array((30.0, 10.0, 5.0))
+    second.SetOrigin(*(np.array(second.GetOrigin()) + moved))
+    ui = widget.panel.ui
+    ui.segmentationSelector.setCurrentNode(None)
+    ui.volumeSelector.setCurrentNode(second)
+    desktop.show_volume(second)
+    assert np.array_equal(click(desktop, widget, there + moved), mask), "the same image, the same click"
+    assert widget.panel._parameters.segmentation is not ours
+    ui.volumeSelector.setCurrentNode(first)
+    ui.segmentationSelector.setCurrentNode(ours)
+    desktop.process_events()
+    assert np.array_equal(mask_of(widget), mask)
+    assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 1
+
+
+def test_saved_cases_and_clicks_go_on_elsewhere(
+    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The trainer's reader takes the case; the click is in the file by its segment's name."""
+    import qt
+
+    from GSMedSegLib.case_source import find_sources
+    from GSMedSegLib.prompts import ClickLedger
+
+    _, inside = case
+    mask = click(desktop, widget, inside)
+    ui = widget.panel.ui
+    paths = iter([tmp_path / "cases" / "one.npz", tmp_path / "clicks.json"])
+    (tmp_path / "cases").mkdir()
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(next(paths)))
+    desktop.click(ui.saveCaseButton)
+    assert "objects: 1" in ui.statusLabel.text
+    (source,) = find_sources(tmp_path / "cases")
+    assert np.array_equal(source.load().case.truth == 1, mask)
+    desktop.click(ui.saveClicksButton)
+    assert "gsmedseg segment" in ui.statusLabel.text
+    (clicked,) = ClickLedger.load(tmp_path / "clicks.json").clicks("Segment_1")
+    assert mask[clicked.kji]
 
 
 def test_the_doctors_report_is_on_the_clipboard(desktop: Any, widget: Any):

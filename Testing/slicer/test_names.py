@@ -17,7 +17,7 @@ SOURCES = sorted([*(ROOT / "GSMedSeg").rglob("*.py"), *(ROOT / "GSMedSegLib" / "
 # What is in Slicer's desktop application alone. Source: Slicer's API documentation, 5.8 to 5.12.
 DESKTOP = {
     "slicer.app", "slicer.app.connect", "slicer.app.processEvents", "slicer.i18n", "slicer.i18n.tr",
-    "slicer.i18n.translate", "slicer.mrmlScene", "slicer.packaging", "slicer.packaging.pip_install",
+    "slicer.i18n.translate", "slicer.mrmlScene",
     "slicer.parameterNodeWrapper", "slicer.parameterNodeWrapper.parameterNodeWrapper",
     "slicer.ScriptedLoadableModule", "slicer.ScriptedLoadableModule.ScriptedLoadableModule",
     "slicer.ScriptedLoadableModule.ScriptedLoadableModuleLogic",
@@ -93,3 +93,22 @@ def test_every_widget_named_in_code_is_in_the_file():
     for path in (ROOT / "GSMedSeg" / "GSMedSegUI").glob("*.py"):
         for used in re.findall(r"\bui\.(\w+)", path.read_text(encoding="utf-8")):
             assert used in names, f"{path.name} uses ui.{used}"
+
+
+def texts_shown_in(path: Path) -> Iterator[str]:
+    """Literals of several words that are neither a docstring nor within `_(...)`: what a user may read."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    passed: set[int] = set()
+    for node in ast.walk(tree):
+        translated = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_"
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if translated or docstring:
+            passed |= {id(part) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed:
+            yield from re.findall(r".*[a-z] [a-z].*", node.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "GSMedSeg").rglob("*.py")), ids=lambda path: path.name)
+def test_texts_can_be_translated(path: Path):
+    assert set(texts_shown_in(path)) <= {"GSMedSeg contributors"}
