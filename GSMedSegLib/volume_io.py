@@ -162,7 +162,7 @@ def write_volume(
     image.SetOrigin(origin)
     image.SetSpacing(spacing)
     image.SetDirection(direction)
-    with atomic_path(path) as temporary, _no_itk_warnings():
+    with atomic_path(path) as temporary, no_itk_warnings():
         try:
             sitk.WriteImage(image, os.fspath(temporary), compress)
             header = _read_header(temporary)
@@ -188,7 +188,7 @@ def check_volume_target(path: str | os.PathLike[str]) -> None:
 
 
 def _read_file(path: Path) -> sitk.Image:
-    with _no_itk_warnings():
+    with no_itk_warnings():
         reader = _read_header(path)
         if reader.GetDimension() != 3:
             raise ValueError(
@@ -211,7 +211,7 @@ def _read_file(path: Path) -> sitk.Image:
 
 def _read_series(folder: Path, series: str | None) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
-    with _no_itk_warnings():
+    with no_itk_warnings():
         found = reader.GetGDCMSeriesIDs(os.fspath(folder))
         if not found:
             raise ValueError(
@@ -299,7 +299,7 @@ def _name(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _no_itk_warnings() -> Iterator[None]:
+def no_itk_warnings() -> Iterator[None]:
     """What ITK would print as a warning is an error here, or of no concern to the user."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -19,7 +19,7 @@ from GSMedSegLib.mrml.segments import Overwrite
 from GSMedSegLib.service.background import Told
 from GSMedSegLib.service.engines import EngineSource
 from GSMedSegLib.web.address import Address
-from GSMedSegLib.web.autosave import Autosave, digest_of
+from GSMedSegLib.web.autosave import Autosave, Kept, digest_of
 from GSMedSegLib.web.gate import make_gate
 from GSMedSegLib.web.opening import Opened, open_example, open_path, unpack
 from GSMedSegLib.web.page import MODES, STATE, build_page
@@ -80,7 +80,7 @@ class WebApp:
         self._placement = Placement(core.scene, self._clicked, self._boxed, self._mode_changed)
         self._surfaces = Surfaces(core.scene, self._views.node(SURFACE).GetID())
         self._transfers = Transfers(self._save)
-        self._dicom_files: tuple[Path, ...] = ()
+        self._opened: Opened | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batch = ""
         self._digest = ""
@@ -198,6 +198,12 @@ class WebApp:
             self._batch = batch
         else:
             self._transfers.forget(batch)
+
+    async def open_series(self, uid: str) -> None:
+        """Open another DICOM series of the folder that is open."""
+        folder = None if self._opened is None else self._opened.folder
+        if folder is not None and uid != self._state.series_uid:
+            await self._open(lambda: open_path(folder, uid), "the series", self._batch)
 
     def auto_range(self) -> None:
         """Brightness and contrast as at first."""
@@ -324,16 +330,23 @@ class WebApp:
         self._surfaces.keep(set())
         workspace, image = self.workspace, opened.volume
         workspace.open(image)
-        self._dicom_files, self._digest = opened.dicom_files, digest
+        self._opened, self._digest = opened, digest
         k, j, i = image.shape
         mm = " × ".join(f"{side:.3g}" for side in image.spacing_kji_mm[::-1])
         info = f"{i} × {j} × {k} voxels of {mm} mm"
         self._state.update(
-            {"image": image.name, "image_info": info, "message": opened.remark or info, "seconds": ""}
+            {
+                "image": image.name,
+                "image_info": info,
+                "message": info,
+                "seconds": "",
+                "series": [{"value": uid, "title": title} for uid, title in opened.series],
+                "series_uid": opened.series_uid,
+            }
         )
         self._show_range()
         self._views.show(workspace.volume)
-        kept = None if self._autosave is None else self._autosave.load(digest, workspace.volume)
+        kept = self._load_kept(digest)
         if kept is not None:
             workspace.restore(kept.segmentation, kept.segment_id)
             when = time.strftime("%d %b, %H:%M", time.localtime(kept.saved_at))
@@ -342,8 +355,18 @@ class WebApp:
         self._mode_setter("view" if kept is not None else "foreground")()
         self._show()
 
+    def _load_kept(self, digest: str) -> Kept | None:
+        if self._autosave is None:
+            return None
+        try:
+            return self._autosave.load(digest, self.workspace.volume)
+        except (ValueError, OSError) as error:
+            self.fail(reason(error))
+            return None
+
     async def _save(self, kind: str, folder: Path) -> Path:
-        path, write = plan(self.workspace, kind, folder, self._dicom_files)
+        files = () if self._opened is None else self._opened.dicom_files
+        path, write = plan(self.workspace, kind, folder, files)
         await asyncio.get_running_loop().run_in_executor(None, write)
         return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from GSMedSegLib.volume_io import Volume
 KEPT_DAYS = 30
 """After so long without a change what was kept is deleted."""
 
-_SEGMENTS, _ABOUT = "segments.seg.nrrd", "clicks.json"
+KEPT_IMAGES = 200
+"""Of so many images work is kept, the latest; masks of one take some 100 kB."""
+
+_ABOUT, _SEGMENTS = "clicks.json", "segments-*.seg.nrrd"
 
 
 @dataclass(frozen=True)
@@ -71,28 +75,42 @@ class Autosave:
         folder = self._folder / digest
         self._folder.mkdir(0o700, parents=True, exist_ok=True)
         folder.mkdir(0o700, exist_ok=True)  # for the owner alone, but on Windows, where the home folder is
-        write_segmentation(segmentation, folder / _SEGMENTS)
-        about = {"segment_id": segment_id, "saved_at": time.time(), "ledger": json.loads(ledger.to_json())}
-        with atomic_path(folder / _ABOUT) as path:
+        segments = folder / _SEGMENTS.replace("*", secrets.token_hex(4))
+        write_segmentation(segmentation, segments)
+        about = {
+            "segments": segments.name,
+            "segment_id": segment_id,
+            "saved_at": time.time(),
+            "ledger": json.loads(ledger.to_json()),
+        }
+        with atomic_path(folder / _ABOUT) as path:  # from here on the new segments and clicks count, together
             path.write_text(json.dumps(about), encoding="utf-8")
+        for old in folder.glob(_SEGMENTS):
+            if old != segments:
+                old.unlink(missing_ok=True)
 
     def load(self, digest: str, volume: Any) -> Kept | None:
-        """Bring back what was kept for an image; None when there is nothing, or nothing that can be read.
+        """Bring back what was kept for an image; None when there is nothing.
 
         Args:
             digest: of the image.
             volume: its node.
+
+        Raises:
+            ValueError: what was kept is damaged; it is set aside, and the text says where.
         """
         folder = self._folder / digest
-        if not (folder / _ABOUT).is_file() or not (folder / _SEGMENTS).is_file():
+        if not (folder / _ABOUT).is_file():
             return None
         try:
             about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             ledger = ClickLedger.from_json(json.dumps(about["ledger"]))
             segment_id, saved_at = str(about["segment_id"]), float(about["saved_at"])
-            segmentation = read_segmentation(folder / _SEGMENTS, volume)
-        except (ValueError, KeyError, TypeError, OSError):
-            return None
+            segmentation = read_segmentation(folder / Path(about["segments"]).name, volume)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            aside = folder.with_name(f"{digest}-damaged-{secrets.token_hex(2)}")
+            folder.rename(aside)
+            raise ValueError(f"earlier work on this image cannot be read; it was put into {aside}") from error
         store_ledger(ledger, segmentation, volume)
         return Kept(segmentation, segment_id, saved_at)
 
@@ -101,11 +119,18 @@ class Autosave:
         shutil.rmtree(self._folder / digest, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Delete what nobody has touched for `KEPT_DAYS` days."""
+        """Delete what was kept longer than `KEPT_DAYS` ago, and all but the latest `KEPT_IMAGES`."""
+        folders = [folder for folder in self._folder.glob("*") if folder.is_dir()]
+        folders.sort(key=_changed_s, reverse=True)
         oldest = time.time() - KEPT_DAYS * 86400
-        for about in self._folder.glob(f"*/{_ABOUT}"):
-            if about.stat().st_mtime < oldest:
-                shutil.rmtree(about.parent, ignore_errors=True)
+        for number, folder in enumerate(folders):
+            if number >= KEPT_IMAGES or _changed_s(folder) < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _changed_s(folder: Path) -> float:
+    about = folder / _ABOUT
+    return (about if about.is_file() else folder).stat().st_mtime
 
 
 def write_segmentation(segmentation: Any, path: Path) -> None:

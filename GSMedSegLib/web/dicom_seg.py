@@ -24,6 +24,12 @@ Code = tuple[str, str, str]
 TISSUE: Code = ("85756007", "SCT", "Tissue")
 """Category and type of what has no name that is known; as in 3D Slicer."""
 
+MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Of type 2 in the standard: present, but empty where unknown. Anonymised files often lack them."""
+
 _TERMINOLOGY = "SegmentationCategoryTypeModifier-SlicerGeneralAnatomy.term.json"
 
 
@@ -81,6 +87,10 @@ def write_dicom(
             f"DICOM segmentations need {error.name}; install it with: pip install 'gsmedseg[dicom]'"
         ) from error
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in dicom_files]
+    for source in sources:
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in source:
+                setattr(source, keyword, "")
     array: NDArray[np.uint8] = np.zeros((*image.shape, len(segments)), np.uint8)
     for number, (_, _, mask) in enumerate(segments):
         array[(*mask.box, number)] = mask.array

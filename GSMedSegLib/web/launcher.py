@@ -18,7 +18,10 @@ TOKEN_VARIABLE = "GSMEDSEG_WEB_TOKEN"
 """Environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
 
 MOST_STARTS = 5
-"""A page that ends by itself is started again, but not more often than this."""
+"""A page that ends by itself soon after its start is not started more often than this in a row."""
+
+STEADY_S = 60.0
+"""A page that ran for so long had started well."""
 
 _POLL_S = 0.2
 _END_S = 10.0
@@ -38,6 +41,13 @@ class Page:
         self._command, self._token = list(command), token
         self._process: subprocess.Popen[str] | None = None
         self.starts = 0
+        """In a row, each after a page that had not run for long."""
+        self._started_s = 0.0
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it ended too often to be started again."""
+        return self.starts >= MOST_STARTS and self.pid is None
 
     @property
     def pid(self) -> int | None:
@@ -47,7 +57,10 @@ class Page:
 
     def start(self) -> None:
         """Start the process; what it says is passed on with the user's number."""
-        self.starts += 1
+        self._hang_up()
+        now = time.monotonic()
+        self.starts = 1 if now - self._started_s > STEADY_S else self.starts + 1
+        self._started_s = now
         environment = {**os.environ, TOKEN_VARIABLE: self._token, "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
             self._command,
@@ -66,13 +79,16 @@ class Page:
         process = self._process
         if process is None:
             return
-        if process.stdin is not None:
-            process.stdin.close()
+        self._hang_up()
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _hang_up(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     def _pass_on(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -91,7 +107,7 @@ def launch(users: int, port: int, arguments: Sequence[str]) -> int:
         arguments: of `gsmedseg web` for every page, without users, port and user name.
 
     Returns:
-        exit code: 0 when it was told to end, 1 when a page kept ending.
+        exit code: 0 when it was told to end, 1 when every page kept ending.
 
     Raises:
         ValueError: no users, or ports that do not exist.
@@ -128,16 +144,17 @@ def launch(users: int, port: int, arguments: Sequence[str]) -> int:
 
 
 def watch(pages: Sequence[Page], ending: threading.Event) -> int:
-    """Start pages, and those that end again, until told otherwise; the exit code."""
+    """Start pages, and those that end again, until told otherwise or all are given up; the exit code."""
     for page in pages:
         page.start()
-    while not ending.is_set():
-        for page in pages:
-            if page.pid is None:
-                if page.starts >= MOST_STARTS:
-                    say(f"user {page.number}: the page ended {page.starts} times; see above why")
-                    return 1
+    running = list(pages)
+    while running and not ending.is_set():
+        for page in [page for page in running if page.pid is None]:
+            if page.given_up:
+                say(f"user {page.number}: the page ended {page.starts} times; see above why")
+                running.remove(page)
+            else:
                 say(f"user {page.number}: the page ended; it is started again")
                 page.start()
         time.sleep(_POLL_S)
-    return 0
+    return 0 if running else 1

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, read_volume
+from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, no_itk_warnings, read_volume
 
 ARCHIVE_BYTES = 16 * 2**30
-"""What a zip archive may hold, unpacked."""
+"""What the zip archives sent together may hold, unpacked."""
+
+_CHUNK_BYTES = 2**20
 
 EXAMPLE = "example"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A DICOM series that can be opened.
+
+    Attributes:
+        uid: by which it is asked for.
+        folder: with its slices.
+        files: the slices, in order.
+    """
+
+    uid: str
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is, as its first slice says, and how many slices there are."""
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(os.fspath(self.files[0]))
+        with no_itk_warnings():
+            reader.ReadImageInformation()
+        said = [reader.GetMetaData(tag).strip() for tag in _TITLE_TAGS if reader.HasMetaDataKey(tag)]
+        return " · ".join([*filter(None, said), f"{len(self.files)} slices"])
+
+
+_TITLE_TAGS = ("0020|0011", "0008|0060", "0008|103e")
+"""Number, modality and description of a series."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +56,16 @@ class Opened:
     Attributes:
         volume: its voxels and place.
         dicom_files: that it was read from; empty for other formats.
-        remark: what the user should know, or "".
+        folder: in which a DICOM series was looked for; None for other formats.
+        series: UID and title of each that is in the folder.
+        series_uid: of the one that was read.
     """
 
     volume: Volume
     dicom_files: tuple[Path, ...] = ()
-    remark: str = ""
+    folder: Path | None = None
+    series: tuple[tuple[str, str], ...] = ()
+    series_uid: str = ""
 
 
 def open_path(path: str | os.PathLike[str], series: str | None = None) -> Opened:
@@ -76,45 +112,63 @@ def unpack(folder: Path) -> None:
     """Unpacks the zip archives in a folder, each into a folder of its own in place of the archive.
 
     Raises:
-        ValueError: a damaged archive, one that holds too much, or one with names that lead out of it.
+        ValueError: a damaged archive, more than `ARCHIVE_BYTES` in all, or names that lead out of it.
     """
+    left = ARCHIVE_BYTES
     for file in [file for file in folder.rglob("*.zip") if file.is_file()]:
-        target = file.with_name(f"{file.name} unpacked")
         try:
             with zipfile.ZipFile(file) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-                if size > ARCHIVE_BYTES:
-                    raise ValueError(f"{file.name} holds {size / 2**30:.0f} GiB; open a part of it")
-                for entry in archive.infolist():
-                    inside = (target / entry.filename).resolve()
-                    if not inside.is_relative_to(target.resolve()):
-                        raise ValueError(f"{file.name} has files that lead out of it; unpack it yourself")
-                archive.extractall(target)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+                left -= _extract(archive, file.with_name(f"{file.name} unpacked"), left)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise ValueError(f"{file.name}: a damaged or locked zip archive; unpack it yourself") from error
         file.unlink()
 
 
-def _open_series(folder: Path, series: str | None) -> Opened:
-    """The series in a folder and those within it that has the most slices, or the one asked for."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        found = [
-            (inner, uid, sitk.ImageSeriesReader.GetGDCMSeriesFileNames(os.fspath(inner), uid))
-            for inner in [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(os.fspath(inner))
-        ]
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-    if series is not None:
-        found = [one for one in found if one[1] == series]
-    if not found:
-        wanted = f"no DICOM series {series}" if series else "no image"
-        raise ValueError(f"{wanted} in this folder; known are {', '.join(READ_SUFFIXES)} and DICOM")
-    inner, uid, files = max(found, key=lambda one: len(one[2]))
-    remark = f"the largest of {len(found)} DICOM series" if len(found) > 1 else ""
-    return Opened(read_volume(inner, uid), tuple(map(Path, files)), remark)
+def _extract(archive: zipfile.ZipFile, target: Path, most: int) -> int:
+    """Unpacks an archive; how many bytes came out, whatever the archive said of itself."""
+    name = Path(archive.filename or "").name
+    size = 0
+    for entry in archive.infolist():
+        path = (target / entry.filename).resolve()
+        if not path.is_relative_to(target.resolve()):
+            raise ValueError(f"{name} has files that lead out of it; unpack it yourself")
+        if entry.is_dir():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(entry) as packed, path.open("wb") as file:
+            while chunk := packed.read(_CHUNK_BYTES):
+                size += len(chunk)
+                if size > most:
+                    raise ValueError(
+                        f"{name} holds more than {most / 2**30:.3g} GiB unpacked; open a part of it"
+                    )
+                file.write(chunk)
+    return size
+
+
+def _open_series(folder: Path, uid: str | None) -> Opened:
+    """The series asked for, in a folder and those within it, or the one with the most slices."""
+    found = find_series(folder)
+    wanted = [one for one in found if uid in (None, one.uid)]
+    if not wanted:
+        what = f"no DICOM series {uid}" if uid else "no image"
+        raise ValueError(f"{what} in this folder; known are {', '.join(READ_SUFFIXES)} and DICOM")
+    chosen = max(wanted, key=lambda one: len(one.files))
+    volume = read_volume(chosen.folder, chosen.uid)
+    titles = tuple((one.uid, one.title) for one in found)
+    return Opened(volume, chosen.files, folder, titles, chosen.uid)
+
+
+def find_series(folder: Path) -> list[Series]:
+    """The DICOM series in a folder and those within it; of one that lies in several, its largest part."""
+    found: dict[str, Series] = {}
+    with no_itk_warnings():
+        for inner in [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]:
+            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(os.fspath(inner)):
+                names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(os.fspath(inner), uid)
+                if uid not in found or len(names) > len(found[uid].files):
+                    found[uid] = Series(uid, inner, tuple(map(Path, names)))
+    return list(found.values())
 
 
 def _is_dicom(path: Path) -> bool:

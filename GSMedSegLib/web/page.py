@@ -17,6 +17,8 @@ STATE: dict[str, Any] = {
     "image_info": "",
     "mode": "view",
     "maximised": "",
+    "series": [],
+    "series_uid": "",
     "segments": [],
     "segment_id": "",
     "renaming": "",
@@ -86,6 +88,9 @@ class Actions(Protocol):
 
     async def open_example(self) -> None:
         """Open the built-in image."""
+
+    async def open_series(self, uid: str) -> None:
+        """Open another DICOM series of the folder that is open."""
 
     def auto_range(self) -> None:
         """Brightness and contrast as at first."""
@@ -195,6 +200,17 @@ def _panel(actions: Actions) -> None:
     with v.VNavigationDrawer(
         location="right", width=264, permanent=True, classes="gs-panel", color="surface", v_if="image"
     ):
+        with html.Div(classes="gs-field", v_if="series.length > 1", style="margin-top: 12px"):
+            v.VSelect(
+                model_value=("series_uid",),
+                items=("series",),
+                update_modelValue=(actions.open_series, "[$event]"),
+                density="compact",
+                variant="outlined",
+                hide_details=True,
+                **labelled("DICOM series"),
+                id="series",
+            )
         with html.H2("Segments"):
             v.VSpacer()
             with v.VBtn(

@@ -15,6 +15,9 @@ from GSMedSegLib.console import reason
 _BATCH = re.compile(r"[0-9a-f]{16}")
 _CHUNK_BYTES = 2**20
 
+UPLOAD_BYTES = 16 * 2**30
+"""What the files sent together may hold."""
+
 Save = Callable[[str, Path], Awaitable[Path]]
 """Writes what is before the user in a format into a folder; the file."""
 
@@ -29,6 +32,7 @@ class Transfers:
     def __init__(self, save: Save) -> None:
         self._save = save
         self._folder = Path(tempfile.mkdtemp(prefix="gsmedseg-"))
+        self._sizes: dict[str, int] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """What the server is to answer by this."""
@@ -50,6 +54,7 @@ class Transfers:
 
     def forget(self, batch: str) -> None:
         """Delete an upload."""
+        self._sizes.pop(batch, None)
         if _BATCH.fullmatch(batch):
             shutil.rmtree(self._folder / batch, ignore_errors=True)
 
@@ -67,10 +72,18 @@ class Transfers:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
+                    self._sizes[batch] = self._sizes.get(batch, 0) + len(chunk)
+                    if self._sizes[batch] > UPLOAD_BYTES:
+                        break
                     file.write(chunk)
         except OSError as error:
             self.forget(batch)
             raise web.HTTPInsufficientStorage(text=reason(error)) from error
+        if self._sizes.get(batch, 0) > UPLOAD_BYTES:
+            self.forget(batch)
+            raise web.HTTPRequestEntityTooLarge(
+                UPLOAD_BYTES, text=f"more than {UPLOAD_BYTES / 2**30:.3g} GiB at once; open a part of it"
+            )
         return web.Response()
 
     async def _download(self, request: web.Request) -> web.StreamResponse:

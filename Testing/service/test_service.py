@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -329,6 +329,27 @@ class Clicking:
     def end(self) -> None:
         self.thread.join(60)
         assert not self.thread.is_alive()
+
+
+def test_a_connection_closed_within_an_answer_is_a_lost_engine(
+    serve: Serve, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    """As when the user stops the engine while it works: between two reads, and, from a thread, within one."""
+
+    def close_within_read(*_: object) -> Iterator[Any]:
+        client.close()
+        yield None.readline()  # type: ignore[attr-defined] # what http.client does then
+
+    with serve() as served:
+        client = served.client()
+        session = client.open(ImageBytes(image), MATRIX)
+        with pytest.raises(errors.EngineLost, match="ended before"):
+            client.segment(session, Question(ON_FIRST), image.shape, lambda *_: client.close())
+        with monkeypatch.context() as patched:
+            patched.setattr("GSMedSegLib.service.client.read_events", close_within_read)
+            with pytest.raises(errors.EngineLost, match="was closed"):
+                client.segment(session, Question(ON_FIRST), image.shape)
+        assert client.segment(session, Question(ON_FIRST), image.shape).mask.shape == image.shape
 
 
 def test_a_click_is_cancelled(serve: Serve, image: np.ndarray):

@@ -10,7 +10,7 @@ import pytest
 from GSMedSegLib import __version__
 from GSMedSegLib.cropped import Cropped, crop
 from GSMedSegLib.volume_io import Volume, read_volume
-from GSMedSegLib.web.dicom_seg import TISSUE, codes_of, write_dicom
+from GSMedSegLib.web.dicom_seg import MAY_BE_EMPTY, TISSUE, codes_of, write_dicom
 from GSMedSegLib.web.opening import open_path
 from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, SPACING_IJK_MM, write_series
 
@@ -125,6 +125,20 @@ def test_an_image_that_is_no_dicom_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"refers to DICOM slices.*save"):
         write_dicom(tmp_path / "seg.dcm", image, [], [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_anonymised_slices_need_not_say_everything(series: tuple[Volume, list[Path]], tmp_path: Path):
+    image, files = series
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        for keyword in MAY_BE_EMPTY:
+            if keyword in dataset:
+                delattr(dataset, keyword)
+        dataset.save_as(file)
+    write_dicom(tmp_path / "seg.dcm", image, two_masks(image.shape), files)
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert written.PatientID in (None, "")
+    assert "PatientID" not in pydicom.dcmread(files[0]), "the slices stay as they are"
 
 
 def test_slices_without_a_frame_of_reference_are_refused(series: tuple[Volume, list[Path]], tmp_path: Path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from GSMedSegLib.web import launcher
 from GSMedSegLib.web.launcher import MOST_STARTS, TOKEN_VARIABLE, Page, launch, watch
 from GSMedSegLib.web_command import _without
 
@@ -65,6 +66,32 @@ def test_a_page_that_keeps_ending_is_given_up(capfd: pytest.CaptureFixture[str])
     said = capfd.readouterr()
     assert "the page ended 5 times" in said.err
     assert "user 1: port taken" in said.out
+
+
+def test_a_page_given_up_leaves_the_others_alone(capfd: pytest.CaptureFixture[str]):
+    bad = Page(1, [sys.executable, "-c", "raise SystemExit('port taken')"], "token")
+    good = Page(2, [sys.executable, "-c", SERVES], "token")
+    ending = threading.Event()
+    codes: list[int] = []
+    watching = threading.Thread(target=lambda: codes.append(watch([bad, good], ending)))
+    watching.start()
+    wait_until(lambda: bad.given_up)
+    wait_until(lambda: "the page ended 5 times" in capfd.readouterr().err)
+    assert good.pid is not None
+    ending.set()
+    watching.join()
+    good.end()
+    assert codes == [0]
+
+
+def test_a_page_that_ran_long_enough_begins_to_count_anew(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launcher, "STEADY_S", -1.0)
+    page = Page(1, [sys.executable, "-c", ""], "token")
+    for _ in range(MOST_STARTS + 1):
+        page.start()
+        wait_until(lambda: page.pid is None)
+        assert not page.given_up
+    page.end()
 
 
 @pytest.mark.parametrize(("users", "port"), [(0, 8732), (3, 65534), (2, 0)])

@@ -47,16 +47,22 @@ def test_a_folder_of_slices_and_the_larger_of_two_series(tmp_path: Path):
     opened = open_path(tmp_path)
     assert np.array_equal(opened.volume.array, IMAGE)
     assert sorted(opened.dicom_files) == sorted(files)
-    assert opened.remark == ""
+    assert opened.series == (("1.2.826.2", "CT · 4 slices"),)
     import pydicom
 
     for file in write_series(IMAGE[:2], tmp_path / "two"):
         dataset = pydicom.dcmread(file)
         dataset.SeriesInstanceUID = "1.2.826.99"
+        dataset.SeriesNumber, dataset.SeriesDescription = 7, "late phase"
         dataset.save_as(file)
     opened = open_path(tmp_path)
     assert opened.volume.shape == (4, 5, 6)
-    assert opened.remark == "the largest of 2 DICOM series"
+    assert opened.series_uid == "1.2.826.2"
+    assert opened.folder == tmp_path
+    assert dict(opened.series) == {
+        "1.2.826.2": "CT · 4 slices",
+        "1.2.826.99": "7 · CT · late phase · 2 slices",
+    }
     assert open_path(tmp_path, "1.2.826.99").volume.shape == (2, 5, 6)
     with pytest.raises(ValueError, match=r"no DICOM series 1\.2\.3"):
         open_path(tmp_path, "1.2.3")
@@ -83,6 +89,38 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name
     with pytest.raises(ValueError, match="lead out of it"):
         unpack(sent)
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_what_several_archives_hold_counts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(opening, "ARCHIVE_BYTES", 10_000)
+    for name in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("zeros", bytes(6_000))
+    with pytest.raises(ValueError, match="holds more than"):
+        unpack(tmp_path)
+
+
+def test_a_colour_image_is_refused(tmp_path: Path):
+    image = sitk.GetImageFromArray(np.zeros((3, 8, 8, 3), np.uint8), isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "colour.nrrd"))
+    with pytest.raises(ValueError, match=r"colour\.nrrd"):
+        open_path(tmp_path)
+
+
+def test_an_image_over_time_is_refused(tmp_path: Path):
+    frames = [sitk.GetImageFromArray(IMAGE) for _ in range(3)]
+    sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / "beat.nii.gz"))
+    with pytest.raises(ValueError, match=r"beat.nii.gz"):
+        open_path(tmp_path)
+
+
+def test_empty_files_are_told(tmp_path: Path):
+    for name in ("a.nii.gz", "b.dcm"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).touch()
+        with pytest.raises(ValueError, match=name):
+            open_path(folder)
 
 
 def test_an_archive_that_grows_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

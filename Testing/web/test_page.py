@@ -226,6 +226,25 @@ def test_a_folder_of_dicom_becomes_a_dicom_segmentation(page: Page, tmp_path: Pa
     page.start_over()
 
 
+def test_of_several_series_the_user_chooses(page: Page, tmp_path: Path):
+    pydicom = pytest.importorskip("pydicom", reason="pip install 'gsmedseg[dicom]'")
+    folder = tmp_path / "study"
+    folder.mkdir()
+    write_series(make_image(), folder / "thin")
+    for file in write_series(make_image()[:8], folder / "thick"):
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesInstanceUID, dataset.SeriesDescription = "1.2.826.99", "late phase"
+        dataset.save_as(file)
+    page.upload(folder)
+    page.until("s.image_info.startsWith('60 × 50 × 30') && !s.opening")
+    page.page.click(".v-select:has(#series)")
+    page.page.click(".v-list-item:has-text('late phase')")
+    page.until("s.image_info.startsWith('60 × 50 × 8') && !s.opening")
+    assert page.state("series_uid") == "1.2.826.99"
+    assert not page.state("failed")
+    page.start_over()
+
+
 def test_what_is_saved_comes_as_a_file(opened: Page, tmp_path: Path):
     opened.click("Axial")
     opened.answered(1)

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from Testing.mrml.conftest import OBLIQUE, scene, serve, slicer_app  # noqa: F401 - fixtures for the tests here too
 
+from GSMedSegLib.atomic import atomic_path  # isort: skip
 from GSMedSegLib.prompts import ClickLedger  # isort: skip
 from GSMedSegLib.service.engines import ServerEngine  # isort: skip
 from GSMedSegLib.volume_io import Volume, read_labelmap  # isort: skip
@@ -134,18 +135,53 @@ def test_work_is_kept_and_goes_on(workspace: Workspace, image: Volume, tmp_path:
     assert workspace.mask(workspace.rows()[1].id).whole()[4, 6, 10]
 
 
-@pytest.mark.parametrize("damage", ["clicks.json", "segments.seg.nrrd"])
-def test_what_is_damaged_is_not_brought_back(
-    workspace: Workspace, image: Volume, tmp_path: Path, damage: str
-):
+@pytest.mark.parametrize("damage", ["clicks.json", "segments-*.seg.nrrd"])
+def test_what_is_damaged_is_set_aside(workspace: Workspace, image: Volume, tmp_path: Path, damage: str):
     two_segments(workspace)
     kept = Autosave(tmp_path)
     kept.save("digest", workspace.segmentation, workspace.interaction.ledger, workspace.segment_id)
-    (tmp_path / "digest" / damage).write_bytes(b"{")
+    (damaged,) = (tmp_path / "digest").glob(damage)
+    damaged.write_bytes(b"{")
     workspace.open(image)
+    with pytest.raises(ValueError, match=r"cannot be read; it was put into .*digest-damaged-") as told:
+        kept.load("digest", workspace.volume)
+    aside = Path(str(told.value).rpartition("put into ")[2])
+    assert (aside / damaged.name).read_bytes() == b"{"
     assert kept.load("digest", workspace.volume) is None
-    assert kept.load("another", workspace.volume) is None
     assert workspace.rows() == []
+
+
+def test_segments_and_clicks_are_kept_together_or_not_at_all(
+    workspace: Workspace, image: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The program is killed after the new segments are written, before the clicks are."""
+    two_segments(workspace)
+    before, _ = workspace.labels()
+    kept = Autosave(tmp_path)
+    kept.save("digest", workspace.segmentation, workspace.interaction.ledger, workspace.segment_id)
+    workspace.undo()
+    answer(workspace)
+    with monkeypatch.context() as patched:
+        patched.setattr("GSMedSegLib.web.autosave.atomic_path", fails_for("clicks.json"))
+        with pytest.raises(OSError, match="killed"):
+            kept.save("digest", workspace.segmentation, workspace.interaction.ledger, workspace.segment_id)
+    workspace.open(image)
+    back = kept.load("digest", workspace.volume)
+    assert back is not None
+    workspace.restore(back.segmentation, back.segment_id)
+    assert np.array_equal(workspace.labels()[0], before)
+    assert [row.clicks for row in workspace.rows()] == [1, 1]
+    kept.save("digest", workspace.segmentation, workspace.interaction.ledger, workspace.segment_id)
+    assert len(list((tmp_path / "digest").iterdir())) == 2, "what is of no use is gone"
+
+
+def fails_for(name: str) -> Callable[[Path], Any]:
+    def path_of(path: Path) -> Any:
+        if path.name == name:
+            raise OSError("killed")
+        return atomic_path(path)
+
+    return path_of
 
 
 def test_kept_work_has_no_voxel_of_the_image_and_goes_after_a_month(workspace: Workspace, tmp_path: Path):
@@ -156,7 +192,9 @@ def test_kept_work_has_no_voxel_of_the_image_and_goes_after_a_month(workspace: W
     if os.name == "posix":
         assert (tmp_path / "new").stat().st_mode & 0o077 == 0  # no other user of the computer reads it
     files = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert files == ["clicks.json", "segments.seg.nrrd"]
+    assert len(files) == 2
+    assert files[0] == "clicks.json"
+    assert files[1].endswith(".seg.nrrd")
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new" / files[1])))
     assert set(np.unique(labels)) <= {0, 1, 2}
     assert "blobs" not in json.loads((tmp_path / "new" / files[0]).read_text(encoding="utf-8"))
@@ -166,6 +204,18 @@ def test_kept_work_has_no_voxel_of_the_image_and_goes_after_a_month(workspace: W
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     kept.forget("new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_latest_work_is_kept(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    two_segments(workspace)
+    kept = Autosave(tmp_path)
+    for age, name in enumerate(("newest", "middle", "oldest")):
+        kept.save(name, workspace.segmentation, workspace.interaction.ledger, workspace.segment_id)
+        then = time.time() - age * 60
+        os.utime(tmp_path / name / "clicks.json", (then, then))
+    monkeypatch.setattr("GSMedSegLib.web.autosave.KEPT_IMAGES", 2)
+    kept.tidy()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "newest"]
 
 
 def test_images_are_told_apart_by_voxels_and_place(image: Volume):
