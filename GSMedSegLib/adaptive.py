@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from GSMedSegLib.cropped import Box3
-from GSMedSegLib.engine import Embedding, Engine
+from GSMedSegLib.engine import Embedding, Engine, ImageKey
 from GSMedSegLib.intensity import percentile_limits
 from GSMedSegLib.prompt_maps import box_logits
 from GSMedSegLib.prompts import Box, Click
@@ -78,7 +78,7 @@ class AdaptiveStrategy:
         self._box_map = engine.metadata.get("box") == "map" and bool(engine.shape.mixer)
         self._spacing_mm = np.ones(3)
         self._pyramid = Pyramid(torch.zeros(1, 1, 1))
-        self._image_key = object()
+        self._image_key = ImageKey()
         self._shape = (1, 1, 1)
 
     def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
@@ -99,7 +99,7 @@ class AdaptiveStrategy:
         if not self._by_view:
             volume = ((volume - low) / (high - low)).clamp(0, 1)
         self._pyramid = Pyramid(volume)
-        self._image_key = object()  # an engine may serve several images: a view of one is no view of another
+        self._image_key = ImageKey()  # an engine may serve several images
 
     def predict(
         self, clicks: Sequence[Click], box: Box | None = None, before: Segment | None = None
@@ -263,7 +263,7 @@ class AdaptiveStrategy:
         return self.engine.decode(embedding, at[inside][None], labels[inside][None], previous)[0].cpu()
 
     def _embedding(self, view: View) -> Embedding:
-        return self.engine.encode(lambda: self._samples(view), key=(self._image_key, view))
+        return self.engine.encode(lambda: self._samples(view), key=self._image_key.of(view))
 
     def _samples(self, view: View) -> Tensor:
         if self._by_view:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,14 @@ class Embedding:
         """(D, H, W) of the ROI."""
         d, h, w = self.low.shape[-3:]
         return 2 * d, 2 * h, 2 * w
+
+
+class ImageKey:
+    """Stands for an image in the keys of embeddings; when nobody has it any more, they go, too."""
+
+    def of(self, *roi: Hashable) -> Hashable:
+        """The key of a ROI in this image."""
+        return (weakref.ref(self), *roi)
 
 
 class Engine:
@@ -90,7 +99,7 @@ class Engine:
         Args:
             roi: (D, H, W) float32 intensities as the network was trained on, each side a multiple of
                 `shape.stride`; or what makes them, called only when they are not in the cache.
-            key: names image and ROI; None keeps the embedding out of the cache.
+            key: names image and ROI, see `ImageKey`; None keeps the embedding out of the cache.
 
         Raises:
             ValueError: a side that is not a multiple of the stride, or values that are not finite.
@@ -100,6 +109,8 @@ class Engine:
             return self._cache[key]
         embedding = self._encode(roi() if callable(roi) else roi)
         if key is not None:
+            for gone in [known for known in self._cache if _is_of_no_image(known)]:
+                del self._cache[gone]
             self._cache[key] = embedding
             while len(self._cache) > 1 and sum(e.nbytes for e in self._cache.values()) > self._cache_bytes:
                 self._cache.popitem(last=False)
@@ -275,3 +286,8 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "fp16" and device.type == "cpu":
         raise ValueError("fp16 is for CUDA; use precision fp32 or bf16 on a CPU")
     return PRECISIONS[name]
+
+
+def _is_of_no_image(key: Hashable) -> bool:
+    """Whether a key is of an image that nobody has any more."""
+    return isinstance(key, tuple) and isinstance(key[0], weakref.ref) and key[0]() is None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from GSMedSegLib.engine import Engine
+from GSMedSegLib.engine import Engine, ImageKey
 from GSMedSegLib.intensity import percentile_limits, scale
 from GSMedSegLib.prompts import Box, Click
 from GSMedSegLib.roi import center_window, symmetric_padding
@@ -42,7 +42,7 @@ class ReferenceStrategy:
         self.engine = engine
         self.roi = roi
         self._image = torch.zeros(0)
-        self._image_key = object()
+        self._image_key = ImageKey()
         self._padding: tuple[tuple[int, int], ...] = ()
         self._shape = (0, 0, 0)
 
@@ -59,7 +59,7 @@ class ReferenceStrategy:
         self._shape = (k, j, i)
         self._padding = symmetric_padding(image.shape, self.roi)
         self._image = F.pad(scaled, [n for pair in reversed(self._padding) for n in pair])
-        self._image_key = object()  # an engine may serve several images
+        self._image_key = ImageKey()  # an engine may serve several images
 
     def can_start(self, clicks: Sequence[Click], box: Box | None) -> bool:
         """Any click will do; a box is ignored."""
@@ -100,5 +100,5 @@ class ReferenceStrategy:
         inside = ((points > start) & (points < stop)).all(axis=1)
         if not inside.any():
             return NO_CLICK_LOGIT
-        embedding = self.engine.encode(self._image[window], key=(self._image_key, *start.tolist()))
+        embedding = self.engine.encode(self._image[window], key=self._image_key.of(*start.tolist()))
         return self.engine.decode(embedding, (points[inside] - start)[None], labels[inside][None])[0].cpu()

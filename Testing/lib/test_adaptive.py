@@ -125,7 +125,7 @@ def test_a_wider_view_is_believed_if_it_sees_the_same(see, sober):
     perfect = engine.decode
 
     def decode(embedding, *prompts):
-        seen_fine = embedding is engine.kept[(strategy._image_key, fine)]
+        seen_fine = embedding is engine.kept[strategy._image_key.of(fine)]
         return perfect(embedding, *prompts) if sober or seen_fine else torch.full((1, ROI, ROI, ROI), 9.0)
 
     engine.decode = decode

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from GSMedSegLib.engine import Engine, find_device, find_precision, has_bf16
+from GSMedSegLib.engine import Engine, ImageKey, find_device, find_precision, has_bf16
 from GSMedSegLib.network import Network, Shape, build_network
 from GSMedSegLib.prompt_maps import Prompts
 
@@ -125,6 +125,21 @@ def test_the_cache_forgets_the_least_recently_used(make_engine):
     engine.encode(ROI, key="a")
     engine.encode(ROI, key="c")
     assert [engine.cached(key) for key in "abc"] == [True, False, True]
+
+
+def test_embeddings_of_a_forgotten_image_go(make_engine):
+    """With the next encoding; those of an image that is still there, and those of none, stay."""
+    engine = make_engine()
+    forgotten, open_image = ImageKey(), ImageKey()
+    lost = forgotten.of(1)
+    for key in (lost, open_image.of(1), "alone"):
+        engine.encode(ROI, key=key)
+    assert engine.cached(forgotten.of(1))
+    assert forgotten.of(1) != open_image.of(1)
+    del forgotten
+    engine.encode(ROI, key=open_image.of(2))
+    assert not engine.cached(lost)
+    assert [engine.cached(key) for key in (open_image.of(1), open_image.of(2), "alone")] == [True] * 3
 
 
 def test_the_cache_counts_bytes_not_entries(make_engine):

@@ -22,7 +22,7 @@ from Testing.slicer.harness.desktop import SlicerDesktop
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (1200, 720)
-COLORS = 96
+COLORS = 256
 """Grey values and a few colours: small files, and nothing is lost that one would see."""
 ENGINE_S = 120.0
 SECOND_MM = (-51.0, -3.0, -4.0)
@@ -55,7 +55,7 @@ class Tutorial:
 
         desktop.click(ui.foregroundButton)
         self._click(inside)
-        self._name("Organ")
+        self._name("Organ", (128, 174, 128))
         self._take("2-foreground")
 
         desktop.click(ui.backgroundButton)
@@ -69,7 +69,7 @@ class Tutorial:
         for corner in ((14.0, 22.0, 0.0), (-14.0, -22.0, 0.0)):
             desktop.slice_view("Red").click_ras(second + np.array(corner))
         self._wait()
-        self._name("Neighbour")
+        self._name("Neighbour", (241, 214, 145))
         self._take("4-box")
 
         desktop.click(ui.show3DButton)
@@ -80,7 +80,6 @@ class Tutorial:
         ui.clickSection.collapsed = True
         ui.optionsSection.collapsed = ui.engineSection.collapsed = False
         desktop.process_events()
-        desktop.click(ui.startButton)
         self._take("6-engine")
 
     def _show_at(self, ras: np.ndarray) -> None:
@@ -96,10 +95,13 @@ class Tutorial:
             lambda: self._widget.logic.segment_id and not self._widget.logic.busy, ENGINE_S
         )
 
-    def _name(self, name: str) -> None:
-        """What a double click in the table does."""
+    def _name(self, name: str, color: tuple[int, int, int]) -> None:
+        """What a double click in the table does. The harness has none of Slicer's colour tables."""
         segments = self._widget.logic.interaction.segmentation.GetSegmentation()
-        segments.GetSegment(self._widget.logic.segment_id).SetName(name)
+        segment = segments.GetSegment(self._widget.logic.segment_id)
+        segment.SetName(name)
+        segment.SetColor(*(part / 255 for part in color))
+        self._desktop.process_events()
 
     def _take(self, name: str) -> None:
         """A picture of the window; without a name it is the one of the README."""
@@ -108,7 +110,7 @@ class Tutorial:
         image: Any = Image.open(io.BytesIO(raw.read_bytes())).convert("RGB")
         raw.unlink()
         path = self._folder / ("-".join(filter(None, ["slicer", name])) + ".png")
-        image.quantize(COLORS).save(path, optimize=True)
+        image.quantize(COLORS, Image.Quantize.FASTOCTREE).save(path, optimize=True)
         print(f"{path}: {path.stat().st_size // 1024} KB")
 
 
