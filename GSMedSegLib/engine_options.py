@@ -33,7 +33,7 @@ def add_engine_options(parser: argparse.ArgumentParser, strategy: str, precision
 
 
 def add_weights_options(parser: argparse.ArgumentParser, precision: str = "auto") -> Any:
-    """Declares those of a command that leaves the strategy to its clients; returns their group.
+    """Declares those about the network; returns their group.
 
     Args:
         parser: of the command.
@@ -57,6 +57,17 @@ def add_weights_options(parser: argparse.ArgumentParser, precision: str = "auto"
     return group
 
 
+def add_serving_options(parser: argparse.ArgumentParser) -> None:
+    """Declares those of a command whose engine goes on for hours."""
+    add_weights_options(parser).add_argument(
+        "--cache-gb",
+        type=_gigabytes,
+        default=0.5,
+        metavar="X",
+        help="memory for encoded regions, which make further clicks quick (default: %(default)s)",
+    )
+
+
 def load_predictor(options: argparse.Namespace) -> Predictor:
     """The predictor that the options ask for.
 
@@ -69,3 +80,13 @@ def load_predictor(options: argparse.Namespace) -> Predictor:
 
     engine = load_engine(options.weights, own_device(options.device), options.precision)
     return Predictor(engine, options.strategy, options.roi)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected gigabytes, 0 or more; got {text!r}")
+    return value

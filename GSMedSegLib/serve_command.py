@@ -11,13 +11,10 @@ from typing import Any
 from GSMedSegLib.console import FAILED, command, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
 
-CACHE_GB = 0.5
-"""Memory for encoded views, so that a session of hours takes no more than a short one."""
-
 
 def add_serve(commands: Any) -> None:
     """Declares the command."""
-    from GSMedSegLib.engine_options import add_weights_options
+    from GSMedSegLib.engine_options import add_serving_options
 
     parser = command(
         commands,
@@ -48,7 +45,7 @@ def add_serve(commands: Any) -> None:
         help="memory for all images; the network's own comes on top (default: half of this computer's)",
     )
     add("--idle-s", type=float, metavar="X", help="a session unused for so long is forgotten (default: 3600)")
-    add_weights_options(parser)
+    add_serving_options(parser)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -74,7 +71,7 @@ def _serve(options: argparse.Namespace) -> int:
     if not local and tls is None:
         say("warning: without --tls-cert images and token go unencrypted; use a network you trust")
     logging.basicConfig(level=logging.INFO, format="gsmedseg: %(message)s")
-    engine = load_engine(options.weights, options.device, options.precision, CACHE_GB)
+    engine = load_engine(options.weights, options.device, options.precision, options.cache_gb)
     hosts = LOOPBACK if local else frozenset()
     about = {"weights": Path(options.weights).name, "license": engine.metadata.get("license", "")}
     service = Service(engine, limits, about)

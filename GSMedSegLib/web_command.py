@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platformdirs import user_data_path
+
 from GSMedSegLib.console import command, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
 from GSMedSegLib.web.launcher import TOKEN_VARIABLE, launch
@@ -28,7 +30,7 @@ NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn
 
 def add_web(commands: Any) -> None:
     """Declares the command."""
-    from GSMedSegLib.engine_options import add_weights_options
+    from GSMedSegLib.engine_options import add_serving_options
 
     parser = command(
         commands,
@@ -66,7 +68,7 @@ def add_web(commands: Any) -> None:
     add("--no-autosave", action="store_true", help="keep no segments and clicks on this computer")
     add("--engine", metavar="URL", help="an engine elsewhere, see gsmedseg serve, in place of an own one")
     add("--engine-token-file", type=Path, metavar="FILE", help="file with that engine's token")
-    add_weights_options(parser)
+    add_serving_options(parser)
 
 
 def _web(options: argparse.Namespace) -> int:
@@ -96,14 +98,13 @@ def _serve(options: argparse.Namespace, address: Address) -> int:
     import trame_slicer.rca_view  # noqa: F401 - takes its time, which the trial uses
 
     trial.finish()
-    from GSMedSegLib.model_store import weights_folder
     from GSMedSegLib.service.engines import OwnEngine
     from GSMedSegLib.web.app import WebApp
     from GSMedSegLib.web.autosave import Autosave
 
     autosave = None
     if not options.no_autosave:
-        autosave = Autosave(weights_folder().parent / "web" / _file_name(options.user))
+        autosave = Autosave(_work_folder() / _file_name(options.user))
         autosave.tidy()
     source = _engine(options)
     name = options.engine or f"engine: this computer, {Path(options.weights).name}"
@@ -158,6 +159,7 @@ def _engine(options: argparse.Namespace) -> EngineSource:
             f"--weights={options.weights}",
             f"--device={options.device}",
             f"--precision={options.precision}",
+            f"--cache-gb={options.cache_gb}",
         ]
     )
 
@@ -187,6 +189,12 @@ def _address(options: argparse.Namespace) -> Address:
 
 def _read(path: Path | None) -> str:
     return "" if path is None else path.read_text(encoding="utf-8").strip()
+
+
+def _work_folder() -> Path:
+    """Where users' work is kept: under GSMEDSEG_HOME, else with the user's data, which nobody tidies up."""
+    home = os.environ.get("GSMEDSEG_HOME")
+    return (Path(home).expanduser() if home else user_data_path("gsmedseg", appauthor=False)) / "web"
 
 
 def _file_name(name: str) -> str:

@@ -4,7 +4,8 @@
 an engine in this process answer the same click in turn, so that both see the same machine:
 `build/bench/web.json`.
 `--session 500` clicks as often in one session and follows the memory of server, engine and browser:
-`build/bench/web_session.json`.
+`build/bench/web_session.json`. The engine may keep 50 MB of encoded regions there, so that what it keeps on
+purpose is soon full and a leak would show.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ FOLDER = Path("build/bench")
 CLICKS = 8
 PAUSE_MS = 300
 """Between the two: a thread pool spins for a while after its work, and would take the other's processors."""
+
+PRESSURE_MS = 1000
+"""Until Chromium has freed what it can."""
+
+CACHE_GB = 0.05
+"""Of the engine in a long session."""
 
 EVERY = 50
 """Clicks from one look at the memory to the next."""
@@ -122,8 +129,13 @@ def long_session(page: Page, server: WebServer, clicks: int, every: int = EVERY)
 def memory(page: Page, server: WebServer) -> dict[str, int]:
     """MiB of the server, its engine, the browser's process with the page, and the page's own objects.
 
-    Chromium frees shown images when it likes: the process goes up and down, while the objects tell of leaks.
+    Chromium is told before that memory is short: else it keeps images that were shown as long as it likes.
     """
+    chromium = page.page.context.new_cdp_session(page.page)
+    chromium.send("Memory.simulatePressureNotification", {"level": "critical"})
+    chromium.send("HeapProfiler.collectGarbage")
+    chromium.detach()
+    page.page.wait_for_timeout(PRESSURE_MS)
     heap = page.page.evaluate("performance.memory.usedJSHeapSize")
     pages = [
         process.memory_info().rss
@@ -148,7 +160,8 @@ def main() -> int:
         image_file = Path(folder) / "image.nii.gz"
         image = make_small_image() if options.session else make_image()
         sitk.WriteImage(sitk.GetImageFromArray(image), str(image_file))
-        server = WebServer(Path(folder), "--no-autosave")
+        arguments = ["--cache-gb", str(CACHE_GB)] if options.session else []
+        server = WebServer(Path(folder), "--no-autosave", *arguments)
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS))

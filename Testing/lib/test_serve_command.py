@@ -24,6 +24,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch):
         (["--tls-cert", "x.pem"], "go together"),
         (["--sessions", "0"], "greater than 0"),
         (["--memory-gb", "-1"], "greater than 0"),
+        (["--cache-gb", "-1"], "expected gigabytes, 0 or more; got '-1'"),
+        (["--cache-gb", "half"], "expected gigabytes, 0 or more; got 'half'"),
         (["--token-file", "missing.txt"], "missing.txt"),
         (["--weights", "no-such-weights"], "no-such-weights"),
     ],
