@@ -14,6 +14,7 @@ from torch import Tensor
 
 from GSMedSegLib.cropped import Box3
 from GSMedSegLib.engine import Embedding, Engine, ImageKey
+from GSMedSegLib.guided import guided_to_image_grid
 from GSMedSegLib.intensity import percentile_limits
 from GSMedSegLib.prompt_maps import box_logits
 from GSMedSegLib.prompts import Box, Click
@@ -49,6 +50,9 @@ EDIT_REACH = 3.0
 
 FREE_CLICKS = 2
 """So many clicks may change a mask everywhere; each later one changes only what it is connected with."""
+
+COARSE = 3.0
+"""From so many voxels a sample on, the border of a mask follows the image's edges between the samples."""
 
 CLICK_LOGIT = 1.0
 """A clicked voxel is at least this sure."""
@@ -282,7 +286,11 @@ class AdaptiveStrategy:
         """A view's logits on the image's voxels, over what was known before."""
         box = view_box(view, self._shape)
         assert box is not None, "a view that misses the image"
-        values = to_image_grid(logits, view, box)
+        if max(view.step_kji) < COARSE:
+            values = to_image_grid(logits, view, box)
+        else:
+            image = self._pyramid.image[box].float()
+            values = guided_to_image_grid(logits, self._pyramid.sample(view), image, view, box)
         if before is None or _contains(box, before.box):
             return Segment(self._shape, box, values)
         merged = _grown(before, box)

@@ -89,6 +89,7 @@ class Pyramid:
 
     def __init__(self, image: Tensor) -> None:
         self.shape = tuple(image.shape)
+        self.image = image
         self._levels: dict[tuple[int, ...], Tensor] = {(1, 1, 1): image}
 
     def level(self, step_kji: Sequence[float]) -> tuple[Tensor, tuple[int, ...]]:
@@ -98,9 +99,8 @@ class Pyramid:
             for step, n in zip(step_kji, self.shape, strict=True)
         )
         if factors not in self._levels:
-            image = self._levels[(1, 1, 1)].float()
             self._levels[factors] = F.avg_pool3d(
-                image[None, None], factors, ceil_mode=True, count_include_pad=False
+                self.image.float()[None, None], factors, ceil_mode=True, count_include_pad=False
             )[0, 0]
         return self._levels[factors], factors
 
@@ -110,9 +110,7 @@ class Pyramid:
         Returns:
             (size, size, size) float32.
         """
-        image, factors = (
-            self.level(view.step_kji) if mode == "bilinear" else (self._levels[(1, 1, 1)], (1, 1, 1))
-        )
+        image, factors = self.level(view.step_kji) if mode == "bilinear" else (self.image, (1, 1, 1))
         return resample(image.float(), view, factors, mode)
 
 

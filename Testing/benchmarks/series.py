@@ -27,7 +27,7 @@ PROTOCOL = ("case_segmenter", "case_source", "challenge", "intensity", "metrics"
 """Files of the library that decide on every result."""
 
 OURS = (
-    *("adaptive", "cropped", "decoder", "engine", "geometry", "layers", "network", "predictor"),
+    *("adaptive", "cropped", "decoder", "engine", "geometry", "guided", "layers", "network", "predictor"),
     *("prompt_maps", "prompts", "reference", "roi", "segment"),
 )
 """Files that decide on those of our strategies."""

@@ -1,0 +1,57 @@
+"""Masks of coarse views follow the edges of the image between the samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from GSMedSegLib.guided import guided_to_image_grid
+from GSMedSegLib.roi import Pyramid, View, to_image_grid, view_box
+
+SIDE, STEP = 64, 4.0
+
+
+def coarse(image: np.ndarray, truth: np.ndarray, step: float = STEP) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a network that knows the truth at the samples would lead to: guided, and plainly trilinear."""
+    view = View((31.5, 31.5, 31.5), (step,) * 3, int(SIDE / step))
+    box = view_box(view, image.shape)
+    assert box is not None
+    pyramid = Pyramid(torch.from_numpy(image))
+    share = Pyramid(torch.from_numpy(truth.astype(np.float32))).sample(view)
+    logits = 8 * (share - 0.5)
+    guided = guided_to_image_grid(logits, pyramid.sample(view), pyramid.image[box], view, box)
+    return guided > 0, to_image_grid(logits, view, box) > 0
+
+
+def dice(mask: torch.Tensor, truth: np.ndarray) -> float:
+    return float(2 * (mask.numpy() & truth).sum() / (mask.sum() + truth.sum()))
+
+
+@pytest.mark.parametrize("edge", [29, 30, 31, 33])
+def test_a_plane_between_the_samples_is_found(edge: int):
+    """The image is brighter from a plane on; the samples are four voxels apart."""
+    truth = np.zeros((SIDE,) * 3, bool)
+    truth[edge:] = True
+    guided, _ = coarse(np.where(truth, 200.0, 50.0).astype(np.float32), truth)
+    assert np.array_equal(guided.numpy(), truth)
+
+
+def test_bumps_of_a_noisy_surface_are_followed():
+    """A ball with bumps smaller than the samples: nearer to the truth than by interpolation."""
+    rng = np.random.default_rng(0)
+    k, j, i = np.mgrid[:SIDE, :SIDE, :SIDE] - (SIDE - 1) / 2
+    bumps = ndimage.gaussian_filter(rng.normal(size=(SIDE,) * 3), 1.5)
+    truth = np.sqrt(k**2 + j**2 + i**2) + 12 * bumps / bumps.std() / 4 < 20
+    image = np.where(truth, 200.0, 50.0) + rng.normal(0, 10, truth.shape)
+    guided, plain = coarse(image.astype(np.float32), truth)
+    assert dice(guided, truth) > dice(plain, truth) + 0.03
+
+
+def test_a_flat_image_only_smooths():
+    """Without an edge to follow, a ball of 25 samples, as large as objects are in their views, stays one."""
+    k, j, i = np.mgrid[:SIDE, :SIDE, :SIDE] - (SIDE - 1) / 2
+    truth = np.sqrt(k**2 + j**2 + i**2) < 25
+    guided, plain = coarse(np.full((SIDE,) * 3, 7.0, np.float32), truth, 2.0)
+    assert dice(guided, plain.numpy()) > 0.97
