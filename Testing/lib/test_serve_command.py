@@ -24,8 +24,6 @@ def _no_token(monkeypatch: pytest.MonkeyPatch):
         (["--tls-cert", "x.pem"], "go together"),
         (["--sessions", "0"], "greater than 0"),
         (["--memory-gb", "-1"], "greater than 0"),
-        (["--cache-gb", "-1"], "expected gigabytes, 0 or more; got '-1'"),
-        (["--cache-gb", "half"], "expected gigabytes, 0 or more; got 'half'"),
         (["--token-file", "missing.txt"], "missing.txt"),
         (["--weights", "no-such-weights"], "no-such-weights"),
     ],
@@ -40,6 +38,14 @@ def test_what_it_does_not_start_with(
     monkeypatch.chdir(tmp_path)
     assert main(["serve", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("amount", ["-1", "half", "nan"])
+def test_memory_for_regions_is_a_number(capsys: pytest.CaptureFixture[str], amount: str):
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--cache-gb", amount])
+    assert ended.value.code == 2
+    assert f"expected gigabytes, 0 or more; got '{amount}'" in capsys.readouterr().err
 
 
 def test_weak_tokens_are_refused(
