@@ -22,8 +22,8 @@ from GSMedSegLib.service.worker import Report
 PYRAMID_BYTES = 4.6
 """What a predictor keeps of a voxel: float32, and its half, quarter, … resolutions."""
 
-REMEMBERED_BYTES = 2**27
-"""Memory for a session's earlier masks."""
+REMEMBERED_BYTES = 2**25
+"""Memory for a session's earlier masks, for clicks after an undo; the client keeps its answers itself."""
 
 
 @dataclass(frozen=True)

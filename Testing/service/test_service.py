@@ -202,7 +202,7 @@ def test_no_more_sessions_than_allowed(serve: Serve, image: np.ndarray):
 
 
 def test_no_more_memory_than_allowed(serve: Serve, image: np.ndarray):
-    with serve(memory_gb=0.2) as served:
+    with serve(memory_gb=0.05) as served:
         served.client().open(ImageBytes(image), MATRIX)
         with pytest.raises(errors.EngineBusy, match="memory"):
             served.client().open(ImageBytes(image), MATRIX)
