@@ -46,8 +46,9 @@ class Page:
 
     @property
     def given_up(self) -> bool:
-        """Whether it ended too often to be started again."""
-        return self.starts >= MOST_STARTS and self.pid is None
+        """Whether it ended too often, and just now soon after its start, to be started again."""
+        steady = time.monotonic() - self._started_s > STEADY_S
+        return self.starts >= MOST_STARTS and self.pid is None and not steady
 
     @property
     def pid(self) -> int | None:

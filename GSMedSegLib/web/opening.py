@@ -36,11 +36,14 @@ class Series:
 
     @property
     def title(self) -> str:
-        """What it is, as its first slice says, and how many slices there are."""
+        """What it is, as its first slice says, and how many slices there are; "" where it is no image."""
         reader = sitk.ImageFileReader()
         reader.SetFileName(os.fspath(self.files[0]))
-        with no_itk_warnings():
-            reader.ReadImageInformation()
+        try:
+            with no_itk_warnings():
+                reader.ReadImageInformation()
+        except RuntimeError:  # reports and presentation states lie beside the images they are about
+            return ""
         said = [reader.GetMetaData(tag).strip() for tag in _TITLE_TAGS if reader.HasMetaDataKey(tag)]
         return " · ".join([*filter(None, said), f"{len(self.files)} slices"])
 
@@ -57,7 +60,7 @@ class Opened:
         volume: its voxels and place.
         dicom_files: that it was read from; empty for other formats.
         folder: in which a DICOM series was looked for; None for other formats.
-        series: UID and title of each that is in the folder.
+        series: UID and title of each image in the folder.
         series_uid: of the one that was read.
     """
 
@@ -155,7 +158,7 @@ def _open_series(folder: Path, uid: str | None) -> Opened:
         raise ValueError(f"{what} in this folder; known are {', '.join(READ_SUFFIXES)} and DICOM")
     chosen = max(wanted, key=lambda one: len(one.files))
     volume = read_volume(chosen.folder, chosen.uid)
-    titles = tuple((one.uid, one.title) for one in found)
+    titles = tuple((one.uid, title) for one in found if (title := one.title))
     return Opened(volume, chosen.files, folder, titles, chosen.uid)
 
 

@@ -68,6 +68,30 @@ def test_a_folder_of_slices_and_the_larger_of_two_series(tmp_path: Path):
         open_path(tmp_path, "1.2.3")
 
 
+def test_a_report_beside_the_slices_does_not_matter(tmp_path: Path):
+    """Hospitals send reports and presentation states in the same folder."""
+    import pydicom
+
+    files = write_series(IMAGE, tmp_path / "study")
+    dataset = pydicom.dcmread(files[0])
+    del dataset.PixelData, dataset.Rows, dataset.Columns
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "SR", "1.2.826.77", "1.2.826.78"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    dataset.save_as(tmp_path / "study" / "report.dcm")
+    opened = open_path(tmp_path)
+    assert np.array_equal(opened.volume.array, IMAGE)
+    assert opened.series == (("1.2.826.2", "CT · 4 slices"),)
+
+
+def test_a_series_whose_slices_cannot_be_read_is_not_offered(tmp_path: Path):
+    files = write_series(IMAGE, tmp_path / "study")
+    broken = tmp_path / "study" / "broken.dcm"
+    broken.write_bytes(b"no DICOM")
+    series = opening.Series("1.2.826.77", tmp_path, (broken,))
+    assert series.title == ""
+    assert opening.Series("1.2.826.2", tmp_path, tuple(files)).title == "CT · 4 slices"
+
+
 def test_a_zip_archive_of_slices(tmp_path: Path):
     files = write_series(IMAGE, tmp_path / "series")
     sent = tmp_path / "sent"
