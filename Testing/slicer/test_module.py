@@ -301,11 +301,8 @@ def test_memory_is_told_before_it_is_taken(desktop: Any, widget: Any, case: Any)
     assert widget.panel.ui.memoryLabel.text == ""
 
 
-def test_weights_are_fetched_only_after_their_terms(
-    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch
-):
-    """Refused, nothing is asked of the network; accepted, the download runs and its failure is told."""
-    monkeypatch.setenv("GSMEDSEG_OFFLINE", "1")
+def refuse_then_accept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Answers the next two questions; they are in the list that is returned."""
     asked: list[str] = []
     answers = iter([False, True])
 
@@ -314,6 +311,15 @@ def test_weights_are_fetched_only_after_their_terms(
         return next(answers)
 
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", confirm)
+    return asked
+
+
+def test_weights_are_fetched_only_after_their_terms(
+    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Refused, nothing is asked of the network; accepted, the download runs and its failure is told."""
+    monkeypatch.setenv("GSMEDSEG_OFFLINE", "1")
+    asked = refuse_then_accept(monkeypatch)
     ui = widget.panel.ui
     ui.weightsEdit.text = "vista3d"
     widget.panel.engine._changed()
@@ -357,14 +363,7 @@ def test_packages_are_installed_only_with_consent(
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.syspath_prepend(str(target))
     monkeypatch.setattr(set_up, "requirements", lambda: ["torch>=2.4", "gsmedseg_needed>=1"])
-    asked: list[str] = []
-    answers = iter([False, True])
-
-    def confirm(text: str, *_: Any, **__: Any) -> bool:
-        asked.append(text)
-        return next(answers)
-
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", confirm)
+    asked = refuse_then_accept(monkeypatch)
     ui = widget.panel.ui
     ui.logText.plainText = ""
     desktop.click(ui.setUpButton)

@@ -140,3 +140,19 @@ def test_addresses():
     assert Address("127.0.0.1", 0, TOKEN).url(81) == f"http://127.0.0.1:81/?token={TOKEN}"
     tls = (Path("c.pem"), Path("k.pem"))
     assert Address("::1", 0, TOKEN, tls).url(82) == f"https://[::1]:82/?token={TOKEN}"
+
+
+def test_more_than_fits_is_refused_and_not_kept(monkeypatch: pytest.MonkeyPatch):
+    """The files of a batch count together."""
+    monkeypatch.setattr("GSMedSegLib.web.transfers.UPLOAD_BYTES", 1000)
+
+    async def ask(client: Any, transfers: Transfers) -> None:
+        first = await client.put(f"/upload/{BATCH}/a.dcm?token={TOKEN}", data=bytes(600))
+        assert first.status == 200
+        second = await client.put(f"/upload/{BATCH}/b.dcm?token={TOKEN}", data=bytes(600))
+        assert second.status == 413
+        assert "open a part of it" in await second.text()
+        with pytest.raises(ValueError, match="nothing was sent"):
+            transfers.take(BATCH)
+
+    serve(ask)
