@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import edt
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from GSMedSegLib.cropped import Box3
+from GSMedSegLib.edits import edited, merged, obeying
 from GSMedSegLib.engine import Embedding, Engine, ImageKey
 from GSMedSegLib.guided import guided_to_image_grid
 from GSMedSegLib.intensity import percentile_limits
@@ -45,6 +44,10 @@ SHARPNESS = 2.0
 CUT_OFF = 1.0
 """What it costs an answer's trust to leave its view through all six faces."""
 
+DOUBTFUL, CLEARLY = 1.4, 0.4
+"""An answer trusted less than the first makes a second click ask the other zooms again; one of them is taken
+if it is trusted so much more."""
+
 EDIT_REACH = 3.0
 """How far a click changes a mask that the user gave: so many times its distance from what is to stay."""
 
@@ -53,9 +56,6 @@ FREE_CLICKS = 2
 
 COARSE = 3.0
 """From so many voxels a sample on, the border of a mask follows the image's edges between the samples."""
-
-CLICK_LOGIT = 1.0
-"""A clicked voxel is at least this sure."""
 
 
 class AdaptiveStrategy:
@@ -123,16 +123,33 @@ class AdaptiveStrategy:
         if before is None or not bool((before.logits > 0).any()):
             if not self.can_start(clicks, box):
                 return before if before is not None else empty_segment(self._shape)
-            view = self._zoom(clicks) if box is None else self._fitting(*_corners(box))
-            logits = self._look(view, clicks, None, box)
+            if box is None:
+                view, logits, _ = self._zoom(clicks)
+            else:
+                view = self._fitting(*_corners(box))
+                logits = self._look(view, clicks, None, box)
             before = None
         else:
             view = self._view_for(before, clicks[-1])
             logits = self._look(view, clicks, before)
         if given is not None:
             shown = self._paste(before, view, logits)
-            edited = shown if before is None else _edited(before, shown, clicks[-1], EDIT_REACH)
-            return self._obey(replace(edited, view=view, given=True), clicks)
+            kept = shown if before is None else edited(before, shown, clicks[-1], EDIT_REACH)
+            return obeying(replace(kept, view=view, given=True), clicks)
+        view, logits = self._follow(before, view, logits, clicks)
+        if before is not None and box is None and len(clicks) <= FREE_CLICKS:
+            other = self._other_zoom(clicks, self._trust(view, logits))
+            if other is not None:
+                before, (view, logits) = None, self._follow(None, *other, clicks)
+        segment = self._paste(before, view, logits)
+        if before is not None and len(clicks) > FREE_CLICKS:
+            segment = edited(before, segment, clicks[-1])
+        return obeying(replace(segment, view=view), clicks)
+
+    def _follow(
+        self, before: Segment | None, view: View, logits: Tensor, clicks: Sequence[Click]
+    ) -> tuple[View, Tensor]:
+        """From view to view until one fits the mask, as long as their answers agree; its logits too."""
         for _ in range(MOST_LOOKS):
             better = self._better_view(view, logits)
             if better is None:
@@ -142,17 +159,31 @@ class AdaptiveStrategy:
             if not self._agree(view, logits, better, answer):
                 break
             view, logits = better, answer
-        segment = self._paste(before, view, logits)
-        if before is not None and len(clicks) > FREE_CLICKS:
-            segment = _edited(before, segment, clicks[-1])
-        return self._obey(replace(segment, view=view), clicks)
+        return view, logits
 
-    def _zoom(self, clicks: Sequence[Click]) -> View:
-        """The view, of several zooms around the first foreground click, whose answer is trusted most."""
+    def _zoom(self, clicks: Sequence[Click]) -> tuple[View, Tensor, float]:
+        """Of several zooms around the first foreground click the one whose answer is trusted most.
+
+        Returns:
+            the view, its logits, and the trust in them.
+        """
         first = next(click for click in clicks if click.positive)
-        views = self._zooms(first.kji)
-        trusts = [self._trust(view, self._look(view, clicks, None)) for view in views]
-        return views[int(np.argmax(trusts))]
+        answers = [(view, self._look(view, clicks, None)) for view in self._zooms(first.kji)]
+        trusts = [self._trust(view, logits) for view, logits in answers]
+        best = int(np.argmax(trusts))
+        return (*answers[best], trusts[best])
+
+    def _other_zoom(self, clicks: Sequence[Click], trust: float) -> tuple[View, Tensor] | None:
+        """Where the first click's zoom was a mistake: the one that the clicks so far speak for.
+
+        Args:
+            clicks: all of them.
+            trust: in the answer that there is.
+        """
+        if trust >= DOUBTFUL:
+            return None
+        view, logits, other = self._zoom(clicks)
+        return (view, logits) if other > trust + CLEARLY else None
 
     def _zooms(self, center_kji: tuple[int, int, int]) -> list[View]:
         """Views around a voxel, each twice as wide as the one before, from the finest to the whole image."""
@@ -291,58 +322,8 @@ class AdaptiveStrategy:
         else:
             image = self._pyramid.image[box].float()
             values = guided_to_image_grid(logits, self._pyramid.sample(view), image, view, box)
-        if before is None or _contains(box, before.box):
-            return Segment(self._shape, box, values)
-        merged = _grown(before, box)
-        merged.logits[_within(box, merged.box)] = values
-        return merged
-
-    def _obey(self, segment: Segment, clicks: Sequence[Click]) -> Segment:
-        """A copy in which every clicked voxel is what its click says."""
-        segment = replace(segment, logits=segment.logits.clone())
-        for click in clicks:
-            k, j, i = (slice(x, x + 1) for x in click.kji)
-            if not _contains(segment.box, (k, j, i)):
-                if not click.positive:
-                    continue
-                segment = _grown(segment, (k, j, i))
-            at = tuple(x - s.start for x, s in zip(click.kji, segment.box))
-            logit = float(segment.logits[at])
-            segment.logits[at] = max(logit, CLICK_LOGIT) if click.positive else min(logit, -CLICK_LOGIT)
-        return segment
-
-
-def _grown(segment: Segment, box: Box3) -> Segment:
-    """A copy of a segment whose box contains another one, background where nothing was known."""
-    k, j, i = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, segment.box))
-    logits = torch.full((k.stop - k.start, j.stop - j.start, i.stop - i.start), OUTSIDE)
-    logits[_within(segment.box, (k, j, i))] = segment.logits
-    return replace(segment, box=(k, j, i), logits=logits)
-
-
-def _edited(before: Segment, answer: Segment, click: Click, reach: float = np.inf) -> Segment:
-    """A segment changed by an answer around a click alone, and only the way that the click says.
-
-    What changes is the part of the difference that the click lies in, as far as `reach` times the click's
-    distance from where nothing would change. Where both agree the answer's logits are the newer ones.
-    """
-    if not _contains(answer.box, before.box):
-        answer = _grown(answer, before.box)
-    if not _contains(before.box, answer.box):
-        before = _grown(before, answer.box)
-    old, new = (before.logits > 0).numpy(), (answer.logits > 0).numpy()
-    differs = new & ~old if click.positive else old & ~new
-    at = tuple(x - s.start for x, s in zip(click.kji, before.box))
-    if not all(0 <= x < n for x, n in zip(at, differs.shape)) or not differs[at]:
-        return before
-    parts, _ = ndimage.label(differs)
-    change = parts == parts[at]
-    if np.isfinite(reach):
-        depth = float(edt.edt(np.ascontiguousarray(change), black_border=True)[at])
-        away = sum((index - x) ** 2 for index, x in zip(np.ogrid[tuple(map(slice, change.shape))], at))
-        change &= away <= (reach * depth) ** 2
-    taken = torch.from_numpy(change | (old == new))
-    return replace(before, logits=torch.where(taken, answer.logits, before.logits))
+        answer = Segment(self._shape, box, values, view)
+        return answer if before is None else merged(before, answer)
 
 
 def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -378,13 +359,3 @@ def _bounds(mask: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         low.append(int(along[0]))
         high.append(int(along[-1]) + 1)
     return np.array(low), np.array(high)
-
-
-def _contains(outer: Box3, inner: Box3) -> bool:
-    return all(o.start <= i.start and i.stop <= o.stop for o, i in zip(outer, inner))
-
-
-def _within(inner: Box3, outer: Sequence[slice]) -> Box3:
-    """An inner box's slices in an outer box's own coordinates."""
-    k, j, i = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer))
-    return k, j, i

@@ -27,8 +27,8 @@ PROTOCOL = ("case_segmenter", "case_source", "challenge", "intensity", "metrics"
 """Files of the library that decide on every result."""
 
 OURS = (
-    *("adaptive", "cropped", "decoder", "engine", "geometry", "guided", "layers", "network", "predictor"),
-    *("prompt_maps", "prompts", "reference", "roi", "segment"),
+    *("adaptive", "cropped", "decoder", "edits", "engine", "geometry", "guided", "layers", "network"),
+    *("predictor", "prompt_maps", "prompts", "reference", "roi", "segment"),
 )
 """Files that decide on those of our strategies."""
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from GSMedSegLib.adaptive import CLICK_LOGIT, AdaptiveStrategy
+from GSMedSegLib.adaptive import DOUBTFUL, AdaptiveStrategy
+from GSMedSegLib.edits import CLICK_LOGIT
 from GSMedSegLib.engine import Embedding
 from GSMedSegLib.network import Shape
 from GSMedSegLib.predictor import Predictor
@@ -111,7 +112,25 @@ def test_the_zoom_that_is_rated_best_is_taken(see):
         engine.encode = lambda roi, key, kept=embeddings: kept.setdefault(key, key[-1])
         engine.rate = lambda view, logits, wanted=wanted: float(view.step_kji[0] == wanted)
         strategy._cut_off = lambda view, mask: 0.0
-        assert strategy._zoom([Click((16, 16, 16), True)]).step_kji[0] == wanted
+        assert strategy._zoom([Click((16, 16, 16), True)])[0].step_kji[0] == wanted
+
+
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_a_second_click_may_show_that_the_zoom_was_a_mistake(see, doubtful):
+    """The first zoom is trusted less with two clicks: doubted, it makes room for another, seen before."""
+    strategy, engine = see(ball((32, 32, 32), (16, 16, 16), 3))
+    low = 0.0 if doubtful else DOUBTFUL + 0.1
+    trusts = {1: {0.5: 2.0, 1.0: 1.0, 2.0: 0.0}, 2: {0.5: low, 1.0: low + 1, 2.0: low + 0.5}}
+    strategy._trust = lambda view, logits: trusts[len(engine.decoded[-1][0])][view.step_kji[0]]
+    strategy._better_view = lambda view, logits: None
+    clicks = [Click((16, 16, 16), True), Click((16, 16, 18), False)]
+    first = strategy.predict(clicks[:1])
+    assert first.view.step_kji[0] == 0.5
+    encoded = len(engine.keys)
+    second = strategy.predict(clicks, None, first)
+    assert second.view.step_kji[0] == (1.0 if doubtful else 0.5)
+    assert len(engine.keys) == encoded
+    assert engine.decoded[-1][2] is None or not doubtful, "the mask so far is not shown to the other zooms"
 
 
 @pytest.mark.parametrize("sober", [True, False])
@@ -121,7 +140,7 @@ def test_a_wider_view_is_believed_if_it_sees_the_same(see, sober):
     image[28:37, 28:37, :] = 1
     strategy, engine = see(image)
     fine = strategy._view(np.array((32.0, 32.0, 32.0)), 1.0)
-    strategy._zoom = lambda clicks: fine
+    strategy._zoom = lambda clicks: (fine, strategy._look(fine, clicks, None), 3.0)
     perfect = engine.decode
 
     def decode(embedding, *prompts):
@@ -192,7 +211,7 @@ def test_clicks_reach_the_network_in_the_views_own_voxels(see):
     strategy, engine = see(ball((64, 64, 64), (30, 33, 28), 5))
     clicks = [Click((30, 33, 28), True), Click((30, 33, 31), False), Click((1, 1, 1), False)]
     view = strategy.predict(clicks).view
-    coords, labels, _ = engine.decoded[-1]
+    coords, labels, _ = engine.decoded[engine.views.index(view)]
     where = view.to_view(np.array([click.kji for click in clicks]))
     inside = ((where >= -0.5) & (where < ROI - 0.5)).all(axis=1)
     assert inside.tolist() == [True, True, False]

@@ -28,7 +28,7 @@ LAYERS = """
     nifti intensity npz volume_io metrics simulation roi
     checkpoint download model_store prompt_maps network
     layers decoder engine torch_health memory_need doctor
-    segment hint guided reference adaptive
+    segment edits hint guided reference adaptive
     predictor
     picture challenge case_source case_segmenter pace sharding batch
     peers container report evaluation demo service mrml
