@@ -76,7 +76,9 @@ class Sampling:
     Attributes:
         cases: drawn for a step, by all processes together.
         views: cut out of each of them.
-        objects: asked for in a view, at most.
+        objects: learned from in a view, at most.
+        candidates: objects of a view that are looked at, to take `objects` of them: the worse one's first
+            answer is, the more likely it is taken. 0 for no choice.
         roi: voxels per side of a view.
         crop: "views" of any zoom, fitted to an object and pushed inside its volume; or "voxels", the seed's
             crops at the volume's own resolution.
@@ -95,6 +97,7 @@ class Sampling:
     cases: int = 1
     views: int = 4
     objects: int = 4
+    candidates: int = 0
     roi: int = 48
     crop: str = "views"
     pieces: float = 0.75
@@ -235,6 +238,10 @@ class Config:
         for name, value in positive.items():
             if value <= 0:
                 raise ValueError(f"{name} is greater than 0, got {value}")
+        if sampling.candidates and sampling.candidates < sampling.objects:
+            raise ValueError(
+                f"candidates is 0 or at least objects, which is {sampling.objects}; got {sampling.candidates}"
+            )
         for name, share in (("share", self.validation.share), ("ema", optimisation.ema)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is at least 0 and less than 1, got {share}")

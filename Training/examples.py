@@ -182,9 +182,8 @@ class Draws(Dataset[list[Example]]):
                 scene = self._cut(rng, pool, volume)
             else:
                 break
-            chosen = choose_targets(
-                rng, scene.labels, scene.main, self.sampling.objects, self.sampling.pieces
-            )
+            count = max(self.sampling.objects, self.sampling.candidates)
+            chosen = choose_targets(rng, scene.labels, scene.main, count, self.sampling.pieces)
             if chosen:
                 image, targets = self._augmentation.turn(
                     rng, self._shown(rng, scene, volume), torch.from_numpy(np.stack([m for _, m in chosen]))

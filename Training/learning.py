@@ -8,6 +8,7 @@ all views and processes, gets the mean, however the objects were spread.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -175,6 +176,8 @@ def _learn_views(
             low, image_low = network.encode(images)
         # The graph is cut here: the objects' gradients meet, and go through the encoder once.
         embedding = low.detach().requires_grad_(trains_encoder)
+        if config.sampling.candidates:
+            asked = _hard_ones(network.point_head, low.detach(), image_low, asked, views, config.sampling)
         at_once = config.optimisation.objects_at_once
         for start in range(0, len(asked), at_once):
             some = asked[start : start + at_once]
@@ -191,6 +194,43 @@ def _learn_views(
         low.backward(embedding.grad)
     tally.views += len(views)
     tally.objects += len(asked)
+
+
+def _hard_ones(
+    head: PointHead,
+    low: Tensor,
+    image_low: Tensor,
+    asked: list[tuple[int, Asked]],
+    views: Sequence[Example],
+    sampling: Sampling,
+) -> list[tuple[int, Asked]]:
+    """Of every view's objects so many as are to be learned from, by the losses of their first answers."""
+    if max(Counter(n for n, _ in asked).values()) <= sampling.objects:
+        return asked
+    owner = torch.tensor([n for n, _ in asked], device=low.device)
+    objects = [one for _, one in asked]
+    with torch.no_grad():
+        prompts = to_prompts(objects, _boxes(objects, low.device) if head.mixer is not None else None, owner)
+        answer = _answer(head, low, image_low, prompts, head.mixer is not None)
+        targets = torch.stack([one.target for one in objects]).unsqueeze(1).float().to(low.device)
+        losses = per_object(answer, F.adaptive_avg_pool3d(targets, answer.shape[-3:])).cpu().numpy()
+    kept = []
+    for n, view in enumerate(views):
+        own = np.flatnonzero(owner.cpu().numpy() == n)
+        order = by_weight(np.random.default_rng([*view.seed, len(own)]), losses[own])
+        kept += [asked[index] for index in sorted(own[order[: sampling.objects]])]
+    return kept
+
+
+def by_weight(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
+    """Indices in a random order, drawn without replacement by their weights; NaN counts as infinite.
+
+    Each waits a time that is exponentially distributed, with its weight as the rate.
+
+    Source: Efraimidis and Spirakis, Information Processing Letters 2006.
+    """
+    rates = np.where(np.isnan(weights), np.inf, np.maximum(weights, 1e-6))
+    return np.argsort(rng.exponential(size=len(rates)) / rates)
 
 
 def _learn_objects(

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from Training.ultrasound import ultrasound
+
 Array = NDArray[Any]
+
+ULTRASOUND_SHARE = 0.12
+"""How often organs, lesions and vessels are seen by ultrasound."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,13 @@ def scan(rng: np.random.Generator, image: Array) -> Array:
     return remap(rng, image)
 
 
+def acquire(rng: np.random.Generator, image: Array, labels: Array, main: int = 0) -> Scene:
+    """The scene that a scanner, or now and then an ultrasound probe, makes of painted labels."""
+    if rng.random() < ULTRASOUND_SHARE:
+        return Scene(*ultrasound(rng, image, labels), main)
+    return Scene(scan(rng, image), labels, main)
+
+
 def thick_slices(image: Array, axis: int, step: int) -> Array:
     """Average `step` neighbouring slices and interpolate back: an anisotropic acquisition."""
     n = image.shape[axis]
@@ -177,8 +189,8 @@ def shapes(rng: np.random.Generator, size: int) -> Scene:
         radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.8 if n == 1 else 0.25)))
         labels[(ellipsoid(rng, points, center, radius) < 1) & ((labels != 1) | (n == 1))] = n
     everything = np.where(labels > 0, labels + 100, background)
-    image = scan(rng, paint(rng, everything))
-    return Scene(image, everything if rng.random() < 0.4 else labels)
+    asked = everything if rng.random() < 0.4 else labels
+    return acquire(rng, paint(rng, everything), asked.astype(np.int32))
 
 
 def tubes(rng: np.random.Generator, size: int) -> Scene:
@@ -205,7 +217,7 @@ def tubes(rng: np.random.Generator, size: int) -> Scene:
         if rng.random() < 0.3:
             walls |= (distance >= radius) & (distance < radius * rng.uniform(1.2, 1.6))
     painted = np.where(labels > 0, labels + 100, np.where(walls, 200, background))
-    return Scene(scan(rng, paint(rng, painted)), labels)
+    return acquire(rng, paint(rng, painted), labels)
 
 
 def cells(rng: np.random.Generator, size: int) -> Scene:
@@ -324,4 +336,4 @@ def painted_scene(rng: np.random.Generator, labels: Array, main: int, lesions: l
         labels = paste_lesions(rng, labels, lesions)
         body = np.where(labels > labels.max() - 3, labels, body)
         body = np.where(labels > 0, labels, body)
-    return Scene(scan(rng, paint(rng, body)), labels, main)
+    return acquire(rng, paint(rng, body), labels, main)

@@ -19,6 +19,7 @@ from Training.examples import Example
 from Training.learning import (
     Asked,
     Plan,
+    by_weight,
     first_prompts,
     hard_dice,
     learn,
@@ -167,6 +168,55 @@ def test_one_example_is_learnt(head):
     first, last = (np.mean([t.loss for t in part]) for part in (tallies[:5], tallies[-5:]))
     assert last < 0.5 * first
     assert np.mean([t.dice for t in tallies[-5:]]) > 0.7
+
+
+def test_weights_say_who_comes_first(rng):
+    """Weights 1 and 3: the second is first three times out of four. What is not a number is always first."""
+    first = [by_weight(rng, np.array([1.0, 3.0]))[0] for _ in range(2000)]
+    assert np.mean(first) == pytest.approx(0.75, abs=4 * np.sqrt(0.75 * 0.25 / 2000))
+    assert by_weight(rng, np.array([1e9, np.nan, 1.0]))[0] == 1
+    assert sorted(by_weight(rng, np.zeros(5)).tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("additions", [True, False], ids=["mixer", "plain"])
+def test_hard_objects_are_learnt_from_more_often(make_network, monkeypatch, additions):
+    """A block that is found at once beside one that is not: one of the two is to be learned from."""
+    network = make_network(additions).train().requires_grad_()
+    easy, hard = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
+    easy[2:8], hard[10:14] = True, True
+    logits = torch.where(easy, 9.0, -9.0)[None, None]
+    half = torch.nn.functional.avg_pool3d(logits, 2)
+    monkeypatch.setattr(
+        learning,
+        "_answer",
+        lambda head, low, image_low, prompts, quick: (half if quick else logits).expand(2, -1, -1, -1, -1),
+    )
+    sampling = replace(SAMPLING, objects=1, candidates=2)
+    config = replace(CONFIG, sampling=sampling)
+    picked = Counter()
+    monkeypatch.setattr(
+        learning,
+        "_learn_objects",
+        lambda network, low, image_low, owner, asked, *rest: (
+            picked.update(["easy" if torch.equal(one.target, easy) else "hard" for one in asked]),
+            low.sum() * 0 + torch.zeros(len(asked)),
+        )[1],
+    )
+    for seed in range(40):
+        view = Example(torch.rand(16, 16, 16), torch.stack((easy, hard)), (1, 2), "both", (0, seed))
+        tally = learn(network, [view], Plan(0, False, CENTRE), config, CPU)
+        assert tally.objects == 1
+    assert picked["hard"] > 35
+
+
+def test_there_is_no_choice_without_candidates(monkeypatch):
+    """Two objects where two may be asked for: both are learned from, whatever their losses."""
+    monkeypatch.setattr(learning, "by_weight", lambda *_: pytest.fail("nothing is to be chosen"))
+    view = replace(bright_block(), targets=bright_block().targets.repeat(2, 1, 1, 1), labels=(1, 2))
+    for candidates in (0, 3):
+        sampling = replace(SAMPLING, objects=2, candidates=candidates)
+        tally = learn(tiny(), [view], Plan(0, False, CENTRE), replace(CONFIG, sampling=sampling), CPU)
+        assert tally.objects == 2
 
 
 @pytest.mark.parametrize("rounds", [0, 2])

@@ -181,8 +181,9 @@ def test_a_lesion_larger_than_the_scene_is_shrunk():
             assert extent.max() <= 7
 
 
-def test_painted_scenes_keep_their_labels():
+def test_painted_scenes_keep_their_labels(monkeypatch):
     """What may be clicked is the label map, now and then with lesions on top; `main` is passed on."""
+    monkeypatch.setattr(synthetic, "ULTRASOUND_SHARE", 0)
     labels = np.zeros((SIZE,) * 3, np.int32)
     labels[4:12, 4:12, 4:12], labels[14:20, 14:20, 14:20] = 5, 9
     with_lesions = 0
@@ -196,3 +197,15 @@ def test_painted_scenes_keep_their_labels():
         assert np.array_equal(scene.labels[~new], labels[~new])
     assert 3 <= with_lesions <= 20
     assert np.array_equal(painted_scene(np.random.default_rng(0), labels, 5, []).labels, labels)
+
+
+def test_scenes_are_seen_by_ultrasound_as_often_as_asked(monkeypatch):
+    """About one in eight, with the labels that the probe leaves; all others keep theirs."""
+    labels = np.zeros((SIZE,) * 3, np.int32)
+    labels[4:20, 4:20, 4:20] = 5
+    monkeypatch.setattr(synthetic, "ultrasound", lambda rng, image, labels: (image, labels * 0))
+    scenes = [painted_scene(np.random.default_rng(seed), labels, 5, []) for seed in range(300)]
+    assert all(scene.main == 5 for scene in scenes)
+    gone = [not scene.labels.any() for scene in scenes]
+    assert np.mean(gone) == pytest.approx(synthetic.ULTRASOUND_SHARE, abs=0.07)
+    assert all(np.array_equal(scene.labels, labels) for scene, away in zip(scenes, gone) if not away)
