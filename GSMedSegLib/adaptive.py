@@ -112,39 +112,38 @@ class AdaptiveStrategy:
 
         Args:
             clicks: all its clicks, in order.
-            box: where the user said the object is; it sets the first view. Weights trained with boxes are
-                shown it; for others its middle is a foreground click as long as there is no other.
+            box: where the user said the object is; it sets the first view. Its middle counts as a foreground
+                click until a background click is made near it; weights trained with boxes are shown it too.
             before: the segment without the last click, None for the first. Of a mask that the user gave, a
                 click changes what is around it and leaves the rest.
         """
-        if box is not None and not self._box_map and not any(c.positive for c in clicks):
-            clicks = [_middle(box), *clicks]
+        hints = clicks if box is None else _with_middle(box, clicks)
         given = before if before is not None and before.given else None
         if before is None or not bool((before.logits > 0).any()):
             if not self.can_start(clicks, box):
                 return before if before is not None else empty_segment(self._shape)
             if box is None:
-                view, logits, _ = self._zoom(clicks)
+                view, logits, _ = self._zoom(hints)
             else:
                 view = self._fitting(*_corners(box))
-                logits = self._look(view, clicks, None, box)
+                logits = self._look(view, hints, None, box)
             before = None
         else:
-            view = self._view_for(before, clicks[-1])
-            logits = self._look(view, clicks, before)
+            view = self._view_for(before, hints[-1])
+            logits = self._look(view, hints, before)
         if given is not None:
             shown = self._paste(before, view, logits)
-            kept = shown if before is None else edited(before, shown, clicks[-1], EDIT_REACH)
-            return obeying(replace(kept, view=view, given=True), clicks)
-        view, logits = self._follow(before, view, logits, clicks)
+            kept = shown if before is None else edited(before, shown, hints[-1], EDIT_REACH)
+            return obeying(replace(kept, view=view, given=True), clicks or hints)
+        view, logits = self._follow(before, view, logits, hints)
         if before is not None and box is None and len(clicks) <= FREE_CLICKS:
             other = self._other_zoom(clicks, self._trust(view, logits))
             if other is not None:
                 before, (view, logits) = None, self._follow(None, *other, clicks)
         segment = self._paste(before, view, logits)
-        if before is not None and len(clicks) > FREE_CLICKS:
-            segment = edited(before, segment, clicks[-1])
-        return obeying(replace(segment, view=view), clicks)
+        if before is not None and len(hints) > FREE_CLICKS:
+            segment = edited(before, segment, hints[-1])
+        return obeying(replace(segment, view=view), clicks or hints)
 
     def _follow(
         self, before: Segment | None, view: View, logits: Tensor, clicks: Sequence[Click]
@@ -344,10 +343,14 @@ def _within_view(box: Box, view: View) -> Box3:
     return k, j, i
 
 
-def _middle(box: Box) -> Click:
-    """A foreground click in the middle of a box."""
-    k, j, i = ((a + b) // 2 for a, b in zip(box.min_kji, box.max_kji))
-    return Click((k, j, i), True)
+def _with_middle(box: Box, clicks: Sequence[Click]) -> Sequence[Click]:
+    """The clicks, after one on the middle of a box if no background click in its inner half denies that."""
+    low, high = _corners(box)
+    middle, reach = (low + high - 1) / 2, (high - low) / 4
+    if any((abs(click.kji - middle) <= reach).all() for click in clicks if not click.positive):
+        return clicks
+    k, j, i = (int(x) for x in middle)
+    return [Click((k, j, i), True), *clicks]
 
 
 def _bounds(mask: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -185,7 +185,7 @@ def test_a_box_sets_the_first_view(see):
 
 
 def test_weights_trained_with_boxes_are_shown_the_box():
-    """As a previous mask that says where the object may be, without a made-up click; then the mask itself."""
+    """As a previous mask that says where the object may be, with a click in its middle; then the mask."""
     image = ball((40, 40, 40), (20, 20, 20), 6)
     eye = Seeing()
     eye.metadata, eye.shape = {"box": "map"}, Shape(8, (1, 1, 1), 16, mixer=(8,))
@@ -195,7 +195,7 @@ def test_weights_trained_with_boxes_are_shown_the_box():
     segment = strategy.predict([], box)
     _, labels, shown = eye.decoded[0]
     view = eye.views[0]
-    assert labels.tolist() == [-1]
+    assert labels.tolist() == [1]
     inside = np.argwhere(shown[0].numpy() > 0)
     low, high = view.to_image(inside.min(0)), view.to_image(inside.max(0))
     assert np.all(np.abs(low - box.min_kji) <= np.array(view.step_kji))
@@ -204,6 +204,27 @@ def test_weights_trained_with_boxes_are_shown_the_box():
     assert shown.max() == pytest.approx(BOX_INSIDE)
     strategy.predict([Click((20, 20, 20), True)], box, segment)
     assert eye.decoded[-1][2].max() > 1
+
+
+@pytest.mark.parametrize(
+    ("clicks", "wanted"),
+    [
+        ([], [1]),
+        ([Click((12, 20, 20), True)], [1, 1]),
+        ([Click((8, 20, 20), False)], [1, 0]),
+        ([Click((19, 21, 21), False)], [0]),
+        ([Click((12, 20, 20), True), Click((15, 20, 20), False)], [1, 0]),
+    ],
+)
+def test_the_middle_of_a_box_counts_until_it_is_denied(see, clicks, wanted):
+    """Box 10..30: its inner half is 15 to 25. A background click in there says that the middle is not it."""
+    strategy, engine = see(ball((40, 40, 40), (20, 20, 20), 9))
+    strategy.predict(clicks, Box((10, 10, 10), (30, 30, 30)))
+    at, labels, _ = engine.decoded[0]
+    assert labels.tolist() == wanted
+    if len(wanted) > len(clicks):
+        view = engine.views[0]
+        assert np.abs(view.to_view(np.array((20, 20, 20))) - at[0]).max() <= 0.5
 
 
 def test_clicks_reach_the_network_in_the_views_own_voxels(see):
