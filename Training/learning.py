@@ -213,7 +213,8 @@ def _hard_ones(
         prompts = to_prompts(objects, _boxes(objects, low.device) if head.mixer is not None else None, owner)
         answer = _answer(head, low, image_low, prompts, head.mixer is not None)
         targets = torch.stack([one.target for one in objects]).unsqueeze(1).float().to(low.device)
-        losses = per_object(answer, F.adaptive_avg_pool3d(targets, answer.shape[-3:])).cpu().numpy()
+        shown = F.avg_pool3d(targets, targets.shape[-1] // answer.shape[-1])
+        losses = per_object(answer, shown).cpu().numpy()
     kept = []
     for n, view in enumerate(views):
         own = np.flatnonzero(owner.cpu().numpy() == n)

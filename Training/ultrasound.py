@@ -50,7 +50,7 @@ def _standardised(image: Array) -> Array:
     """An image with median 0 and its common grey values within -1..1; -3..3 at most."""
     low, middle, high = np.percentile(image[::2, ::2, ::2], (10, 50, 90))
     spread = max(high - low, float(image.std()), 1e-6)
-    return np.clip(2 * (image - middle) / spread, -3, 3)
+    return np.asarray(np.clip(2 * (image - middle) / spread, -3, 3))
 
 
 def speckle(rng: np.random.Generator, amplitude: Array, blur: Array) -> Array:
