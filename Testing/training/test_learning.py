@@ -202,11 +202,11 @@ def test_hard_objects_are_learnt_from_more_often(make_network, monkeypatch, addi
             low.sum() * 0 + torch.zeros(len(asked)),
         )[1],
     )
-    for seed in range(40):
+    for seed in range(8):
         view = Example(torch.rand(16, 16, 16), torch.stack((easy, hard)), (1, 2), "both", (0, seed))
         tally = learn(network, [view], Plan(0, False, CENTRE), config, CPU)
         assert tally.objects == 1
-    assert picked["hard"] > 35
+    assert picked["hard"] >= 7
 
 
 def test_there_is_no_choice_without_candidates(monkeypatch):
@@ -241,7 +241,8 @@ def test_gradients_do_not_depend_on_what_goes_through_together(make_network, rou
     assert sums[0] == pytest.approx(sums[1], rel=1e-4)
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], rtol=2e-3, atol=2e-5), name
+        other = found[1][name]
+        assert torch.linalg.norm(gradient - other) <= 3e-3 * torch.linalg.norm(other) + 1e-4, name
 
 
 def test_the_raters_gradient_ends_at_the_rater(monkeypatch):
