@@ -211,13 +211,13 @@ def _hard_ones(
     objects = [one for _, one in asked]
     with torch.no_grad():
         prompts = to_prompts(objects, _boxes(objects, low.device) if head.mixer is not None else None, owner)
-        answer = _answer(head, low, image_low, prompts, head.mixer is not None)
+        answer = _answer(head, low, image_low, prompts, sampling.quick_rounds and head.mixer is not None)
         targets = torch.stack([one.target for one in objects]).unsqueeze(1).float().to(low.device)
         shown = F.avg_pool3d(targets, targets.shape[-1] // answer.shape[-1])
         losses = per_object(answer, shown).cpu().numpy()
     kept = []
     for n, view in enumerate(views):
-        own = np.flatnonzero(owner.cpu().numpy() == n)
+        own = np.array([index for index, (where, _) in enumerate(asked) if where == n])
         order = by_weight(np.random.default_rng([*view.seed, len(own)]), losses[own])
         kept += [asked[index] for index in sorted(own[order[: sampling.objects]])]
     return kept

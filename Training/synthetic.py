@@ -190,7 +190,7 @@ def shapes(rng: np.random.Generator, size: int) -> Scene:
         labels[(ellipsoid(rng, points, center, radius) < 1) & ((labels != 1) | (n == 1))] = n
     everything = np.where(labels > 0, labels + 100, background)
     asked = everything if rng.random() < 0.4 else labels
-    return acquire(rng, paint(rng, everything), asked.astype(np.int32))
+    return acquire(rng, paint(rng, everything), asked)
 
 
 def tubes(rng: np.random.Generator, size: int) -> Scene:

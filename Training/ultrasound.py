@@ -36,7 +36,7 @@ def ultrasound(rng: np.random.Generator, image: Array, labels: Array) -> tuple[A
     amplitude = 10 ** (rng.uniform(4, 14) / 20 * echo)
     looks = int(rng.integers(1, 5))  # seen from several sides, as most machines do
     envelope = np.mean([speckle(rng, amplitude, blur) for _ in range(looks)], axis=0)
-    envelope += rng.uniform(0, 0.8) * np.abs(ndimage.gaussian_gradient_magnitude(echo, 0.7)) * amplitude
+    envelope += rng.uniform(0, 0.8) * ndimage.gaussian_gradient_magnitude(echo, 0.7) * amplitude
     envelope *= transmission(rng, echo, int(beam))
     decibels = 20 * np.log10(envelope / np.percentile(envelope, 99.5) + 1e-6)
     shown = np.clip(1 + decibels / rng.uniform(35, 60), 0, 1)
@@ -71,7 +71,13 @@ def speckle(rng: np.random.Generator, amplitude: Array, blur: Array) -> Array:
 
 
 def transmission(rng: np.random.Generator, echo: Array, beam: int) -> Array:
-    """The share of the wave that gets to a place: less with depth, and little behind what reflects most."""
+    """The share of the wave that gets to a place: less with depth, now and then little behind reflectors.
+
+    Args:
+        rng: the source of chance.
+        echo: (S, S, S) how strongly each place reflects, 1 being bright.
+        beam: the axis along which the wave goes, from its first voxel on.
+    """
     loss = np.full(echo.shape, rng.uniform(0, 1.0) / echo.shape[beam])
     if rng.random() < 0.4:
         loss += rng.uniform(0.1, 0.5) * (echo > max(1.0, float(np.quantile(echo, 0.93))))
@@ -79,7 +85,10 @@ def transmission(rng: np.random.Generator, echo: Array, beam: int) -> Array:
 
 
 def fan(rng: np.random.Generator, size: int, beam: int, lateral: int) -> Array:
-    """(size, size, size) bool: what beams reach that spread from a point before the volume."""
+    """(size, size, size) bool: what is reached by beams that spread from a point before the volume.
+
+    `beam` is the axis that the middle beam follows, `lateral` the one they spread along; `size` is in voxels.
+    """
     apex = -size * rng.uniform(0.1, 0.6)
     middle = size * rng.uniform(0.35, 0.65)
     axes = np.ogrid[:size, :size, :size]

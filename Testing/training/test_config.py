@@ -110,6 +110,12 @@ def test_every_setting_is_described():
         ("[sampling]\nstages = [{ middle = 1 }]", [], "stages: expected one of centre, edge_centre"),
         ("[sampling]\nstages = [{ centre = 0 }]", [], "stages needs at least one table"),
         ("[sampling]\nstages = []", [], "stages needs at least one table"),
+        (
+            "",
+            ["--candidates", "2", "--objects", "3"],
+            "candidates is 0 or at least objects, which is 3; got 2",
+        ),
+        ("", ["--candidates", "-1"], "candidates is 0 or at least objects"),
         ("", ["--more_clicks", "[0.0]"], "more_clicks are probabilities, not all 0"),
         ("", ["--precision", "fp8"], "precision: expected one of auto, fp32, bf16, fp16"),
         ("", ["--views", "0"], "views is greater than 0, got 0"),

@@ -187,3 +187,12 @@ def test_the_data_we_train_on(data_dir):
     views = [view for number in range(12) for view in draws[number]]
     assert all(torch.isfinite(view.image).all() for view in views)
     assert sum(len(view.targets) > 0 for view in views) >= 20
+
+
+def test_a_view_has_as_many_objects_as_are_looked_at():
+    """Scenes with many cells: `objects` of them, or the more that `candidates` asks for."""
+    pools = make_pools([(Source("scenes"), [])], Path(), 0, clip=False)
+    for candidates, wanted in ((0, 2), (6, 6)):
+        draws = Draws(pools, replace(SAMPLING, candidates=candidates), True, 0)
+        counts = [len(view.targets) for number in range(20) for view in draws[number]]
+        assert max(counts) == wanted

@@ -234,15 +234,15 @@ def test_gradients_do_not_depend_on_what_goes_through_together(make_network, rou
         )
         sampling = replace(SAMPLING, quick_rounds=False)
         config = replace(CONFIG, optimisation=optimisation, sampling=sampling)
-        tally = learn(network, [two, empty, *views[1:]], Plan(rounds, True, CENTRE), config, CPU)
+        with torch.backends.mkldnn.flags(enabled=False):  # without AVX-512 its convolutions are less exact
+            tally = learn(network, [two, empty, *views[1:]], Plan(rounds, True, CENTRE), config, CPU)
         found.append(gradients(network))
         sums.append((tally.objects, tally.views, tally.loss, tally.dice))
     assert sums[0][:2] == sums[1][:2] == (4, 3)
     assert sums[0] == pytest.approx(sums[1], rel=1e-4)
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
-        other = found[1][name]
-        assert torch.linalg.norm(gradient - other) <= 3e-3 * torch.linalg.norm(other) + 1e-4, name
+        assert torch.allclose(gradient, found[1][name], rtol=2e-3, atol=2e-5), name
 
 
 def test_the_raters_gradient_ends_at_the_rater(monkeypatch):
