@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from GSMedSegLib.cropped import Box3
-from GSMedSegLib.edits import edited, merged, obeying
+from GSMedSegLib.edits import MARGIN, edited, merged, obeying
 from GSMedSegLib.engine import Embedding, Engine, ImageKey
 from GSMedSegLib.guided import guided_to_image_grid
 from GSMedSegLib.intensity import percentile_limits
@@ -148,7 +148,7 @@ class AdaptiveStrategy:
     def _follow(
         self, before: Segment | None, view: View, logits: Tensor, clicks: Sequence[Click]
     ) -> tuple[View, Tensor]:
-        """From view to view until one fits the mask, as long as their answers agree; its logits too."""
+        """From view to view until one fits the mask or two disagree: the last one believed and its logits."""
         for _ in range(MOST_LOOKS):
             better = self._better_view(view, logits)
             if better is None:
@@ -270,7 +270,7 @@ class AdaptiveStrategy:
         if view is None:
             view = self._fitting(low + corner, high + corner)
         at = view.to_view(np.array([click.kji]))[0] / (view.size - 1)
-        if ((at > 0.04) & (at < 0.96)).all():
+        if ((at > MARGIN) & (at < 1 - MARGIN)).all():
             return view
         reach = 2 * np.array(view.step_kji)
         low = np.minimum(low + corner, np.array(click.kji) - reach)

@@ -16,8 +16,9 @@ from GSMedSegLib.prompts import Click
 from GSMedSegLib.roi import View
 from GSMedSegLib.segment import OUTSIDE, Segment
 
-FADING = 0.1
-"""Over this share of its side, at its faces, a view's answer passes into what was known before."""
+MARGIN = 0.04
+"""Over this share of its side, at its faces, a view's answer passes into what was known before. A click that
+close to a face gets another view, so that every click counts whole."""
 
 CLICK_LOGIT = 1.0
 """A clicked voxel is at least this sure."""
@@ -50,7 +51,7 @@ def fading(view: View, box: Box3, shape: Sequence[int]) -> Tensor:
         at = (torch.arange(side.start, side.stop) - view.start_kji[axis]) / view.step_kji[axis]
         low = torch.full_like(at, torch.inf) if side.start == 0 else at + 0.5
         high = torch.full_like(at, torch.inf) if side.stop == shape[axis] else view.size - 0.5 - at
-        along = (torch.minimum(low, high) / (FADING * view.size)).clamp(0, 1)
+        along = (torch.minimum(low, high) / (MARGIN * view.size)).clamp(0, 1)
         weight = torch.minimum(weight, along.view([-1 if a == axis else 1 for a in range(3)]))
     return weight
 
