@@ -29,7 +29,7 @@ class State:
 
     Attributes:
         network, average: the weights, and their running average.
-        optimiser: AdamW.
+        optimiser: with what it remembers of earlier steps.
         scaler: of the loss, in fp16.
         step: steps done.
         curves: validations so far, by the step after which they were made.
@@ -75,7 +75,7 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
         the settings it was made with; None where there is no checkpoint.
 
     Raises:
-        ValueError: it is damaged, or of another network.
+        ValueError: it is damaged, or of another network or optimiser.
     """
     if not path.exists():
         return None
@@ -91,7 +91,7 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
     except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{path} is damaged or of another network; move it away to start anew ({reason})"
+            f"{path} is damaged, or of another network or optimiser; move it away to start anew ({reason})"
         ) from None
     return settings
 

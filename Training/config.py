@@ -20,6 +20,7 @@ SOURCE_KINDS = ("cases", "maps", "scenes")
 CROPS = ("views", "voxels")
 AUGMENTATIONS = ("none", "seed", "usual")
 INTENSITIES = ("auto", "view", "volume")
+OPTIMISERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -127,7 +128,8 @@ class Optimisation:
     Attributes:
         epochs: of the whole run.
         steps_per_epoch: 0 for as many as show every training case once.
-        learning_rate, weight_decay, warmup_steps: AdamW, with linear warm-up and half a cosine down to 1 %.
+        optimiser: "adamw", or "muon", which learned more per step here; see `Training.muon`.
+        learning_rate, weight_decay, warmup_steps: with linear warm-up and half a cosine down to 1 %.
         clip_norm: of the gradient; 0 for none.
         ema: decay of the running average of the weights, which is what gets validated and exported; 0 for the
             weights themselves.
@@ -145,6 +147,7 @@ class Optimisation:
 
     epochs: int = 30
     steps_per_epoch: int = 0
+    optimiser: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 1e-2
     warmup_steps: int = 50
@@ -201,6 +204,7 @@ class Config:
         _one_of("crop", sampling.crop, CROPS)
         _one_of("augmentation", sampling.augmentation, AUGMENTATIONS)
         _one_of("intensity", sampling.intensity, INTENSITIES)
+        _one_of("optimiser", optimisation.optimiser, OPTIMISERS)
         _one_of("precision", optimisation.precision, PRECISIONS)
         for source in self.data:
             _one_of("kind", source.kind, SOURCE_KINDS)

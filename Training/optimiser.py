@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from GSMedSegLib.network import Network
 from GSMedSegLib.sharding import Ranks
 from Training.config import Optimisation
+from Training.muon import Muon, is_matrix
 
 
 def freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
@@ -40,28 +41,33 @@ def _heads(names: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
 
 
-def make_optimiser(network: nn.Module, settings: Optimisation) -> torch.optim.AdamW:
-    """AdamW over what is trained; every group knows its `factor` of the learning rate.
+def make_optimiser(network: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+    """The optimiser of what is trained; every group knows its `factor` of the learning rate.
 
     Raises:
         ValueError: a rate factor for a beginning that no weight has.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    by_muon = settings.optimiser == "muon"
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     used = set[str]()
     for name, parameter in network.named_parameters():
         fitting = [b for b in settings.rate_factors if name.startswith(b)]
         used.update(fitting)
         if parameter.requires_grad:
             factor = settings.rate_factors[max(fitting, key=len)] if fitting else 1.0
-            groups.setdefault(factor, []).append(parameter)
+            groups.setdefault((factor, by_muon and is_matrix(parameter)), []).append(parameter)
     unused = settings.rate_factors.keys() - used
     if unused:
         names = [name for name, _ in network.named_parameters()]
         raise ValueError(
             f"rate_factors: no weight's name begins with {min(unused)!r}; they begin with {_heads(names)}"
         )
-    parts = [{"params": several, "factor": factor} for factor, several in groups.items()]
-    return torch.optim.AdamW(parts, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    parts = [
+        {"params": several, "factor": factor, **({"matrices": matrices} if by_muon else {})}
+        for (factor, matrices), several in groups.items()
+    ]
+    kind = Muon if by_muon else torch.optim.AdamW
+    return kind(parts, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, settings: Optimisation, step: int, steps: int) -> float:

@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_refused(make_state, tmp_path, damage):
         path.write_text("hello", encoding="utf-8")
     else:
         torch.save({"model": {}}, path)
-    with pytest.raises(ValueError, match=r"damaged or of another network; move it away to start anew"):
+    with pytest.raises(ValueError, match=r"damaged, or of another network or optimiser; move it away"):
         resume(path, make_state(0))
     assert path.exists()
 

@@ -21,7 +21,7 @@ from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.predictor import Predictor, load_engine
 from GSMedSegLib.sharding import Ranks
 from Training import checkpoints, finetune
-from Training.config import Config, NewNetwork, Optimisation, Sampling, Source, Validation
+from Training.config import OPTIMISERS, Config, NewNetwork, Optimisation, Sampling, Source, Validation
 from Training.finetune import Stop, main, take_step, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,11 +127,12 @@ def test_what_is_exported_segments(config, blobs):
     assert predictor.predict("a")[10, 12, 14]
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch, optimiser):
     """Stopped by a signal after its second step and gone on with: the same losses, the same weights."""
-    whole = longer(replace(config, output=str(tmp_path / "whole")), epochs=5)
+    whole = longer(replace(config, output=str(tmp_path / "whole")), epochs=5, optimiser=optimiser)
     train(whole)
-    broken = longer(config, epochs=5)
+    broken = longer(config, epochs=5, optimiser=optimiser)
     plain, calls = finetune.take_step, []
 
     def interrupted(*arguments):
