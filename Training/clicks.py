@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ Source: GS_MedSegFM, M = 5."""
 
 SCRIBBLE_CLICKS = 12
 """A scribble is at most so many clicks."""
+
+TELLING_CLICKS = 2
+"""So many further clicks can say where an object ends whose border the image does not show."""
 
 Mask = NDArray[np.bool_]
 
@@ -50,6 +53,18 @@ class Spread:
         """
         sigma = most // 2
         return min(most, int(self.positive * sigma) + 1), min(most, int(self.negative * sigma))
+
+
+def further_clicks(seed: int, step: int, shares: Sequence[float]) -> int:
+    """How many clicks on the error follow the first ones in a step of a run: the same for all its objects.
+
+    Args:
+        seed: of the run.
+        step: its number.
+        shares: how often it is 0, 1, 2…
+    """
+    rng = np.random.default_rng([seed, 0, step])
+    return int(rng.choice(len(shares), p=np.array(shares) / sum(shares)))
 
 
 def most_clicks(voxels: int, size: int) -> int:

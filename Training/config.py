@@ -35,7 +35,8 @@ class Source:
         weight: how often it is drawn from, compared with the others.
         lesions: of maps: the sets that are shapes to paste into the others.
         window: of cases that are images: the grey values that become 0 and 255; empty for the usual ones.
-        regions: of cases: how often regions that the image itself shows are asked for, in place of labels.
+        regions: of cases: how often regions that the image itself shows are asked for, in place of labels, in
+            steps with clicks enough to say which is meant (`clicks.TELLING_CLICKS`).
     """
 
     kind: str = "cases"
@@ -84,6 +85,8 @@ class Sampling:
         crop: "views" of any zoom, fitted to an object and pushed inside its volume; or "voxels", the seed's
             crops at the volume's own resolution.
         pieces: how often one connected piece of a label is asked for, rather than all of it.
+        cuts: how often an object is cut in two by a plane, and one part asked for, in steps with clicks
+            enough to say where it ends.
         stages: how often each way to place the first clicks is taken, by name: "centre" (what the challenge
             does), "edge_centre" and "uniform" (the seed's two), "scribble", "box". Epochs take turns.
         adaptive_hints: ask for fewer clicks in small objects; else up to five, as the seed.
@@ -102,6 +105,7 @@ class Sampling:
     roi: int = 48
     crop: str = "views"
     pieces: float = 0.75
+    cuts: float = 0.0
     stages: tuple[dict[str, float], ...] = ({"centre": 0.7, "edge_centre": 0.2, "uniform": 0.1},)
     adaptive_hints: bool = True
     more_clicks: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
@@ -246,7 +250,8 @@ class Config:
             raise ValueError(
                 f"candidates is 0 or at least objects, which is {sampling.objects}; got {sampling.candidates}"
             )
-        for name, share in (("share", self.validation.share), ("ema", optimisation.ema)):
+        shares = {"share": self.validation.share, "ema": optimisation.ema, "cuts": sampling.cuts}
+        for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is at least 0 and less than 1, got {share}")
 

@@ -24,6 +24,7 @@ from GSMedSegLib.roi import even_inside, outside_mask
 from Training import synthetic
 from Training.augment import Augmentation
 from Training.cases import CaseCache
+from Training.clicks import TELLING_CLICKS, further_clicks
 from Training.config import Sampling, Source
 from Training.regions import GRAINS, load_regions
 from Training.volumes import MIN_VOXELS, LabelledVolume, load_case, load_lesions, load_map
@@ -62,6 +63,7 @@ class Pool:
         volumes: what it draws from; None for invented scenes.
         names: of the volumes.
         lesions: shapes to paste into label maps.
+        nested: what may be asked for lies within one another: a first click cannot say which is meant.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Pool:
         volumes: CaseCache | None,
         names: Sequence[str] = (),
         lesions: Sequence[NDArray[np.bool_]] = (),
+        nested: bool = False,
     ) -> None:
         self.weight = weight
         self.volumes = volumes
         self.names = list(names)
         self.lesions = list(lesions)
+        self.nested = nested
 
 
 def make_pools(
@@ -113,7 +117,7 @@ def _case_pools(source: Source, cases: Sequence[CaseSource], budget_bytes: int, 
     if source.regions:
         loaders = [functools.partial(load_regions, case, grain, clip) for grain in GRAINS for case in cases]
         divided = [f"regions of {name}" for _ in GRAINS for name in names]
-        yield Pool(source.regions * source.weight, CaseCache(loaders, budget_bytes), divided)
+        yield Pool(source.regions * source.weight, CaseCache(loaders, budget_bytes), divided, nested=True)
 
 
 def _map_pools(source: Source, folder: Path, budget_bytes: int) -> Iterator[Pool]:
@@ -156,7 +160,8 @@ class Draws(Dataset[list[Example]]):
 
     def __getitem__(self, number: int) -> list[Example]:
         rng = np.random.default_rng([self.seed, 1, number])
-        weights = np.array([pool.weight for pool in self.pools])
+        telling = self._clicks_tell(number)
+        weights = np.array([pool.weight if telling or not pool.nested else 0.0 for pool in self.pools])
         pool = self.pools[int(rng.choice(len(weights), p=weights / weights.sum()))]
         volume, name = None, "an invented scene"
         if pool.volumes is not None:
@@ -165,6 +170,11 @@ class Draws(Dataset[list[Example]]):
             index = int(np.random.default_rng([self.seed, 2, turn]).permutation(len(pool.volumes))[place])
             volume, name = pool.volumes[index], pool.names[index]
         return [self._example(rng, pool, volume, name, (number, n)) for n in range(self.sampling.views)]
+
+    def _clicks_tell(self, number: int) -> bool:
+        """Whether the step of an example has clicks enough to say what the image does not."""
+        step = number // self.sampling.cases
+        return further_clicks(self.seed, step, self.sampling.more_clicks) >= TELLING_CLICKS
 
     def _example(
         self,
@@ -175,6 +185,7 @@ class Draws(Dataset[list[Example]]):
         number: tuple[int, int],
     ) -> Example:
         size, seed = self.sampling.roi, (self.seed, 3, *number)
+        cuts = self.sampling.cuts if self._clicks_tell(number[0]) else 0.0
         for _ in range(TRIES):
             if volume is None:
                 scene = synthetic.invented_scene(rng, size)
@@ -184,6 +195,9 @@ class Draws(Dataset[list[Example]]):
                 break
             count = max(self.sampling.objects, self.sampling.candidates)
             chosen = choose_targets(rng, scene.labels, scene.main, count, self.sampling.pieces)
+            chosen = [
+                (label, cut(rng, mask) if cuts and rng.random() < cuts else mask) for label, mask in chosen
+            ]
             if chosen:
                 image, targets = self._augmentation.turn(
                     rng, self._shown(rng, scene, volume), torch.from_numpy(np.stack([m for _, m in chosen]))
@@ -253,6 +267,18 @@ def choose_targets(
         if mask.sum() >= MIN_VOXELS:
             masks.append((value, mask))
     return masks
+
+
+def cut(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A quarter to three quarters of a mask, on one side of a random plane; all of it where it is small."""
+    at = np.argwhere(mask)
+    along = at @ rng.standard_normal(3)
+    part = at[along <= np.quantile(along, rng.uniform(0.25, 0.75))]
+    if len(part) < MIN_VOXELS:
+        return mask
+    cut_off = np.zeros_like(mask)
+    cut_off[tuple(part.T)] = True
+    return cut_off
 
 
 class Share(Sampler[int]):

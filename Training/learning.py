@@ -59,11 +59,9 @@ class Plan:
 def plan_step(config: Config, step: int, epoch: int) -> Plan:
     """The plan of a step, drawn from its number."""
     sampling = config.sampling
-    rng = np.random.default_rng([config.seed, 0, step])
-    shares = np.array(sampling.more_clicks)
     return Plan(
-        int(rng.choice(len(shares), p=shares / shares.sum())),
-        bool(rng.random() < config.optimisation.head_share),
+        clicks.further_clicks(config.seed, step, sampling.more_clicks),
+        bool(np.random.default_rng([config.seed, 4, step]).random() < config.optimisation.head_share),
         sampling.stages[epoch % len(sampling.stages)],
     )
 

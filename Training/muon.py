@@ -62,8 +62,8 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrix: Tensor) -> Tensor:
     """The (M, N) matrix with all singular values brought to about 1; zeros stay."""
     a, b, c = COEFFICIENTS
-    wide: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / wide.norm().clamp(min=1e-7)
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x: Tensor = wide / wide.norm().clamp(min=1e-7)
     for _ in range(ROUNDS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x

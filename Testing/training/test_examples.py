@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from GSMedSegLib.case_source import find_sources
+from Training.clicks import further_clicks
 from Training.config import Sampling, Source
-from Training.examples import Draws, Share, choose_targets, make_pools, stream
+from Training.examples import Draws, Pool, Share, choose_targets, cut, make_pools, stream
 from Training.volumes import MIN_VOXELS
 
 SIZE = 16
@@ -196,3 +197,47 @@ def test_a_view_has_as_many_objects_as_are_looked_at():
         draws = Draws(pools, replace(SAMPLING, candidates=candidates), True, 0)
         counts = [len(view.targets) for number in range(20) for view in draws[number]]
         assert max(counts) == wanted
+
+
+def test_a_cut_by_hand(rng):
+    """A quarter to three quarters of a block, a plane between it and the rest; a small one stays whole."""
+    block = blocks((12, 12, 12), (1, (2, 2, 2), (10, 10, 10))) == 1
+    shares = []
+    for _ in range(50):
+        part = cut(rng, block)
+        assert not (part & ~block).any()
+        shares.append(part.sum() / block.sum())
+        inside, outside = np.argwhere(part), np.argwhere(block & ~part)
+        way = outside.mean(0) - inside.mean(0)
+        mixed = np.concatenate([inside, outside])[np.argsort(np.concatenate([inside @ way, outside @ way]))]
+        assert part[tuple(mixed[0])]
+        assert not part[tuple(mixed[-1])]
+    assert 0.2 < min(shares) < 0.35
+    assert 0.65 < max(shares) < 0.8
+    small = blocks((12, 12, 12), (1, (2, 2, 2), (5, 5, 5))) == 1
+    assert np.array_equal(cut(rng, small), small)
+
+
+def test_what_only_clicks_can_tell_comes_with_clicks(training_data):
+    """Cut objects and regions of the image are for steps with two further clicks and more."""
+    sampling = replace(SAMPLING, cases=2, more_clicks=(0.2, 0.2, 0.2, 0.2, 0.2), augmentation="none")
+    counts = [further_clicks(3, number // 2, sampling.more_clicks) for number in range(40)]
+    assert {0, 1, 2, 3, 4} == set(counts)
+
+    def drawn(**changes):
+        draws = Draws(pools_of(training_data, "scenes"), replace(sampling, **changes), True, seed=3)
+        return [torch.stack([view.targets.sum() for view in draws[number]]).sum() for number in range(40)]
+
+    whole, parts = drawn(), drawn(cuts=0.999)
+    smaller = [bool(a < b) for a, b in zip(parts, whole, strict=True)]
+    assert not any(one for one, count in zip(smaller, counts, strict=True) if count < 2)
+    assert sum(smaller) > 0.5 * sum(count >= 2 for count in counts)  # small ones stay whole
+
+    (cases,) = pools_of(training_data, "cases")
+    regions = Pool(1.0, cases.volumes, ["region a", "region b"], nested=True)
+    draws = Draws([cases, regions], sampling, True, seed=3)
+    names = [draws[number][0].name for number in range(40)]
+    regional = [count for name, count in zip(names, counts, strict=True) if name.startswith("region")]
+    assert regional
+    assert min(regional) >= 2
+    assert any(name.startswith("case") and count >= 2 for name, count in zip(names, counts, strict=True))
