@@ -118,6 +118,8 @@ def test_every_setting_is_described():
         ("", ["--candidates", "-1"], "candidates is 0 or at least objects"),
         ("", ["--more_clicks", "[0.0]"], "more_clicks are probabilities, not all 0"),
         ("", ["--precision", "fp8"], "precision: expected one of auto, fp32, bf16, fp16"),
+        ("", ["--optimiser", "sgd"], "optimiser: expected one of adamw, muon; got 'sgd'"),
+        ("", ["--cuts", "1.5"], "cuts is at least 0 and less than 1, got 1.5"),
         ("", ["--views", "0"], "views is greater than 0, got 0"),
         ("", ["--ema", "1.0"], "ema is at least 0 and less than 1"),
         ('[[data]]\nkind = "cases"', [], 'a source of kind "cases" has a path'),
