@@ -55,15 +55,18 @@ class Spread:
         return min(most, int(self.positive * sigma) + 1), min(most, int(self.negative * sigma))
 
 
-def further_clicks(seed: int, step: int, shares: Sequence[float]) -> int:
-    """How many clicks on the error follow the first ones in a step of a run: the same for all its objects.
+def chance_of_step(seed: int, step: int) -> np.random.Generator:
+    """What a step of a run is planned by; the first that is drawn are its `further_clicks`."""
+    return np.random.default_rng([seed, 0, step])
+
+
+def further_clicks(rng: np.random.Generator, shares: Sequence[float]) -> int:
+    """How many clicks on the error follow the first ones in a step: the same for all its objects.
 
     Args:
-        seed: of the run.
-        step: its number.
+        rng: `chance_of_step`, unused.
         shares: how often it is 0, 1, 2…
     """
-    rng = np.random.default_rng([seed, 0, step])
     return int(rng.choice(len(shares), p=np.array(shares) / sum(shares)))
 
 

@@ -24,7 +24,7 @@ from GSMedSegLib.roi import even_inside, outside_mask
 from Training import synthetic
 from Training.augment import Augmentation
 from Training.cases import CaseCache
-from Training.clicks import TELLING_CLICKS, further_clicks
+from Training.clicks import TELLING_CLICKS, chance_of_step, further_clicks
 from Training.config import Sampling, Source
 from Training.regions import GRAINS, load_regions
 from Training.volumes import MIN_VOXELS, LabelledVolume, load_case, load_lesions, load_map
@@ -174,7 +174,8 @@ class Draws(Dataset[list[Example]]):
     def _clicks_tell(self, number: int) -> bool:
         """Whether the step of an example has clicks enough to say what the image does not."""
         step = number // self.sampling.cases
-        return further_clicks(self.seed, step, self.sampling.more_clicks) >= TELLING_CLICKS
+        rng = chance_of_step(self.seed, step)
+        return further_clicks(rng, self.sampling.more_clicks) >= TELLING_CLICKS
 
     def _example(
         self,

@@ -59,9 +59,10 @@ class Plan:
 def plan_step(config: Config, step: int, epoch: int) -> Plan:
     """The plan of a step, drawn from its number."""
     sampling = config.sampling
+    rng = clicks.chance_of_step(config.seed, step)
     return Plan(
-        clicks.further_clicks(config.seed, step, sampling.more_clicks),
-        bool(np.random.default_rng([config.seed, 4, step]).random() < config.optimisation.head_share),
+        clicks.further_clicks(rng, sampling.more_clicks),
+        bool(rng.random() < config.optimisation.head_share),
         sampling.stages[epoch % len(sampling.stages)],
     )
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from GSMedSegLib.case_source import find_sources
-from Training.clicks import further_clicks
+from Training.clicks import chance_of_step, further_clicks
 from Training.config import Sampling, Source
 from Training.examples import Draws, Pool, Share, choose_targets, cut, make_pools, stream
 from Training.volumes import MIN_VOXELS
@@ -221,7 +221,7 @@ def test_a_cut_by_hand(rng):
 def test_what_only_clicks_can_tell_comes_with_clicks(training_data):
     """Cut objects and regions of the image are for steps with two further clicks and more."""
     sampling = replace(SAMPLING, cases=2, more_clicks=(0.2, 0.2, 0.2, 0.2, 0.2), augmentation="none")
-    counts = [further_clicks(3, number // 2, sampling.more_clicks) for number in range(40)]
+    counts = [further_clicks(chance_of_step(3, number // 2), sampling.more_clicks) for number in range(40)]
     assert {0, 1, 2, 3, 4} == set(counts)
 
     def drawn(**changes):
