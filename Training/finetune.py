@@ -228,7 +228,7 @@ def resume(state: State, config: Config, ranks: Ranks) -> None:
     """Load the last checkpoint, and say which settings differ from those that it was made with.
 
     Raises:
-        ValueError: it is damaged, of another network, or not the same for all processes.
+        ValueError: it is damaged, of another network or optimiser, or not the same for all processes.
     """
     path = Path(config.output) / LAST
     before = checkpoints.resume(path, state)
