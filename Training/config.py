@@ -87,6 +87,7 @@ class Sampling:
         pieces: how often one connected piece of a label is asked for, rather than all of it.
         cuts: how often an object is cut in two by a plane, and one part asked for, in steps with clicks
             enough to say where it ends.
+        bent: how often a view of a case or a label map is turned, stretched and bent.
         stages: how often each way to place the first clicks is taken, by name: "centre" (what the challenge
             does), "edge_centre" and "uniform" (the seed's two), "scribble", "box". Epochs take turns.
         adaptive_hints: ask for fewer clicks in small objects; else up to five, as the seed.
@@ -106,6 +107,7 @@ class Sampling:
     crop: str = "views"
     pieces: float = 0.75
     cuts: float = 0.0
+    bent: float = 0.0
     stages: tuple[dict[str, float], ...] = ({"centre": 0.7, "edge_centre": 0.2, "uniform": 0.1},)
     adaptive_hints: bool = True
     more_clicks: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
@@ -250,7 +252,12 @@ class Config:
             raise ValueError(
                 f"candidates is 0 or at least objects, which is {sampling.objects}; got {sampling.candidates}"
             )
-        shares = {"share": self.validation.share, "ema": optimisation.ema, "cuts": sampling.cuts}
+        shares = {
+            "share": self.validation.share,
+            "ema": optimisation.ema,
+            "cuts": sampling.cuts,
+            "bent": sampling.bent,
+        }
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is at least 0 and less than 1, got {share}")

@@ -23,6 +23,7 @@ from GSMedSegLib.case_source import CaseSource
 from GSMedSegLib.roi import even_inside, outside_mask
 from Training import synthetic
 from Training.augment import Augmentation
+from Training.bent import BentView
 from Training.cases import CaseCache
 from Training.clicks import TELLING_CLICKS, chance_of_step, further_clicks
 from Training.config import Sampling, Source
@@ -211,11 +212,17 @@ class Draws(Dataset[list[Example]]):
         """A view of a volume; a label map is painted."""
         size = self.sampling.roi
         view, label = volume.crop(rng, size) if self.sampling.crop == "voxels" else volume.view(rng, size)
-        labels = volume.labels_in(view)
+        bent = None
+        if self.sampling.bent and rng.random() < self.sampling.bent:
+            bent = BentView.draw(rng, view)
+        labels = volume.labels_in(view) if bent is None else bent.labels(volume.labels)
         if volume.image is None:
             return synthetic.painted_scene(rng, labels, label, pool.lesions)
-        outside = outside_mask(view, volume.image.shape).numpy()
-        return synthetic.Scene(volume.image.sample(view).numpy(), labels, label, outside)
+        if bent is None:
+            samples, outside = volume.image.sample(view), outside_mask(view, volume.image.shape).numpy()
+        else:
+            samples, outside = bent.samples(volume.image), bent.outside(volume.image.shape)
+        return synthetic.Scene(samples.numpy(), labels, label, outside)
 
     def _shown(
         self, rng: np.random.Generator, scene: synthetic.Scene, volume: LabelledVolume | None

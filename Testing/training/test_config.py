@@ -120,6 +120,7 @@ def test_every_setting_is_described():
         ("", ["--precision", "fp8"], "precision: expected one of auto, fp32, bf16, fp16"),
         ("", ["--optimiser", "sgd"], "optimiser: expected one of adamw, muon; got 'sgd'"),
         ("", ["--cuts", "1.5"], "cuts is at least 0 and less than 1, got 1.5"),
+        ("", ["--bent", "-0.1"], "bent is at least 0 and less than 1, got -0.1"),
         ("", ["--views", "0"], "views is greater than 0, got 0"),
         ("", ["--ema", "1.0"], "ema is at least 0 and less than 1"),
         ('[[data]]\nkind = "cases"', [], 'a source of kind "cases" has a path'),

@@ -100,10 +100,10 @@ def test_examples_of_every_source(training_data, kind, by_view):
 
 
 @pytest.mark.parametrize("crop", ["views", "voxels"])
-@pytest.mark.parametrize("augmentation", ["seed", "usual"])
-def test_a_number_is_an_example(training_data, crop, augmentation):
+@pytest.mark.parametrize(("augmentation", "bent"), [("seed", 0.0), ("usual", 0.0), ("usual", 0.999)])
+def test_a_number_is_an_example(training_data, crop, augmentation, bent):
     """Drawn twice, in any order, by whomever: the same. Another number, or another seed: another one."""
-    sampling = replace(SAMPLING, crop=crop, augmentation=augmentation)
+    sampling = replace(SAMPLING, crop=crop, augmentation=augmentation, bent=bent)
 
     def draws(seed):
         return Draws(pools_of(training_data, "cases", "maps", "scenes"), sampling, True, seed)
@@ -241,3 +241,16 @@ def test_what_only_clicks_can_tell_comes_with_clicks(training_data):
     assert regional
     assert min(regional) >= 2
     assert any(name.startswith("case") and count >= 2 for name, count in zip(names, counts, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["cases", "maps"])
+def test_views_are_bent_as_often_as_asked(training_data, kind):
+    """A bent view differs from the straight one of the same number; what is clicked lies in its image."""
+    sampling = replace(SAMPLING, roi=24, augmentation="none")
+    straight = Draws(pools_of(training_data, kind), sampling, True, seed=1)
+    bent = Draws(pools_of(training_data, kind), replace(sampling, bent=0.999), True, seed=1)
+    for number in range(4):
+        for before, after in zip(straight[number], bent[number], strict=True):
+            assert before.image.shape == after.image.shape
+            assert not torch.equal(before.image, after.image)
+            assert after.targets.flatten(1).sum(1).min() >= MIN_VOXELS
