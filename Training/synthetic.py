@@ -236,13 +236,60 @@ def cells(rng: np.random.Generator, size: int) -> Scene:
     if rng.random() < 0.3:
         merged = rng.integers(0, max(2, count // 2), count + 1)
         labels = (merged[labels] + 1).astype(np.int32)
-        edge = np.zeros(labels.shape, bool)
-        for axis in range(3):
-            step = np.diff(labels, axis=axis) != 0
-            lower = [slice(None)] * 3
-            lower[axis] = slice(0, -1)
-            edge[tuple(lower)] |= step
-        gap = ndimage.distance_transform_edt(~edge) * 2
+        gap = 2 * distance_to_border(labels)
+    return packed(rng, labels, gap)
+
+
+def neurites(rng: np.random.Generator, size: int) -> Scene:
+    """Packed long processes, as of neurons: every voxel belongs to the nearest of many winding lines."""
+    thickness = float(np.exp(rng.uniform(np.log(4), np.log(size / 3))))
+    count = int(np.clip(1.5 * (size / thickness) ** 2, 4, 150))
+    winding = rng.uniform(0.05, 0.3)
+    ways = rng.standard_normal((count, 1, 3)) + winding * rng.standard_normal((count, size, 3)).cumsum(1)
+    ways /= np.linalg.norm(ways, axis=-1, keepdims=True)
+    lines = 1.5 * (ways.cumsum(1) - ways.sum(1, keepdims=True) / 2) + size * rng.random((count, 1, 3))
+    points = warped_grid(rng, size, rng.uniform(0, 0.3) * thickness, max(4.0, thickness))
+    _, nearest = cKDTree(lines.reshape(-1, 3)).query(points.reshape(3, -1).T, workers=1)
+    labels = (nearest // size).reshape((size,) * 3).astype(np.int32) + 1
+    return packed(rng, labels, 2 * distance_to_border(labels))
+
+
+def layers(rng: np.random.Generator, size: int) -> Scene:
+    """Folded sheets, one within the other: the walls of organs, a cortex, skin and fascia."""
+    points = warped_grid(rng, size, rng.uniform(0, 5), rng.uniform(8, 24))
+    depth = np.sqrt(
+        ellipsoid(rng, points, size * (0.5 + rng.uniform(-0.2, 0.2, 3)), size * rng.uniform(0.2, 0.6))
+    )
+    folds = smooth_noise(rng, size, size * np.exp(rng.uniform(np.log(0.1), np.log(0.5))))
+    depth = depth + rng.uniform(0, 0.5) * folds
+    borders = np.sort(rng.uniform(0.3, 1.5, int(rng.integers(2, 7))))
+    bands = np.searchsorted(borders, depth).astype(np.int32)
+    background = regions(rng, size, int(rng.integers(1, 4)), rng.uniform(8, size))
+    outermost = bands == len(borders)
+    labels = np.where(outermost, 0, bands + 1)
+    return acquire(rng, paint(rng, np.where(outermost, 100 + background, labels)), labels)
+
+
+def distance_to_border(labels: Array) -> Array:
+    """Voxels from each to the nearest one with another label behind it along an axis."""
+    edge = np.zeros(labels.shape, bool)
+    for axis in range(labels.ndim):
+        step = np.diff(labels, axis=axis) != 0
+        lower = [slice(None)] * labels.ndim
+        lower[axis] = slice(0, -1)
+        edge[tuple(lower)] |= step
+    return np.asarray(ndimage.distance_transform_edt(~edge))
+
+
+def packed(rng: np.random.Generator, labels: Array, gap: Array) -> Scene:
+    """Packed cells with membranes, now and then with organelles, a space between them and holes.
+
+    Args:
+        rng: the source of chance.
+        labels: (S, S, S) int32, a cell each.
+        gap: (S, S, S) how much further away the next cell is, in voxels.
+    """
+    size = labels.shape[0]
     width = rng.uniform(0.8, 3.0)
     membrane = np.exp(-((gap / width) ** 2)).astype(np.float32)
     sign = 1.0 if rng.random() < 0.5 else -1.0
@@ -285,10 +332,12 @@ def nuclei(rng: np.random.Generator, size: int) -> Scene:
 
 
 INVENTED: tuple[tuple[float, Callable[[np.random.Generator, int], Scene]], ...] = (
-    (0.35, shapes),
-    (0.15, tubes),
-    (0.3, cells),
-    (0.2, nuclei),
+    (0.27, shapes),
+    (0.13, tubes),
+    (0.22, cells),
+    (0.13, neurites),
+    (0.1, layers),
+    (0.15, nuclei),
 )
 """The kinds of invented scene and how often each is drawn."""
 

@@ -8,7 +8,11 @@ import pytest
 from Training import synthetic
 from Training.synthetic import (
     INVENTED,
+    cells,
+    distance_to_border,
     invented_scene,
+    layers,
+    neurites,
     paint,
     painted_scene,
     paste_lesions,
@@ -123,6 +127,41 @@ def test_rotations_keep_lengths(rng):
     for _ in range(10):
         turned = rotation(rng)
         assert np.allclose(turned @ turned.T, np.eye(3), atol=1e-5)
+
+
+def test_neurites_are_long():
+    """Objects are longer than wide, as cells are not."""
+
+    def longest(kind):
+        ratios = []
+        for seed in range(12):
+            labels = kind(np.random.default_rng(seed), SIZE).labels
+            label = 1 + int(np.bincount(labels.ravel())[1:].argmax())
+            widths = np.sqrt(np.linalg.eigvalsh(np.cov(np.argwhere(labels == label).T)))
+            ratios.append(widths[2] / widths[1])
+        return np.median(ratios)
+
+    assert longest(neurites) > 1.15 * longest(cells)
+
+
+def test_layers_lie_within_one_another():
+    """Most neighbours of a layer that are layers are the next ones."""
+    next_ones = []
+    for seed in range(12):
+        labels = layers(np.random.default_rng(seed), SIZE).labels
+        a, b = labels[1:].ravel(), labels[:-1].ravel()
+        step = np.abs(a - b)[(a > 0) & (b > 0) & (a != b)]
+        next_ones += [(step == 1).mean()] if len(step) else []
+    assert len(next_ones) >= 8
+    assert np.mean(next_ones) > 0.8
+
+
+def test_distance_to_a_border_by_hand():
+    """The last voxel before another label is the border; along all axes."""
+    assert distance_to_border(np.array([3, 3, 3, 5, 5])).tolist() == [2, 1, 0, 1, 2]
+    flat = np.zeros((4, 3), int)
+    flat[2:] = 1
+    assert distance_to_border(flat).tolist() == [[1] * 3, [0] * 3, [1] * 3, [2] * 3]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
