@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,7 +24,8 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
     """Bring a view's logits to the image's voxels inside a box, their border where the image has an edge.
 
     Around every sample the logits are a line of the grey values; the line's coefficients are brought to the
-    voxels and applied to the voxels' own grey values. Where the image is flat this is an average.
+    voxels and applied to the voxels' own grey values. Where the image is flat this is an average. Where all
+    logits are at their lower limit, far from the object, nothing has to be computed.
 
     Args:
         logits: (S, S, S) of the view.
@@ -36,6 +39,10 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
 
     Source: He and Sun, Fast Guided Filter, arXiv:1505.00996.
     """
+    found = torch.full(image.shape, -LIMIT)
+    near = _near(logits > -LIMIT, view, box)
+    if near is None:
+        return found
     middle, spread = samples.mean(), samples.std() + 1e-6
     guide, values = (samples - middle) / spread, logits.clamp(-LIMIT, LIMIT)
     mean_guide, mean_values = _mean(guide), _mean(values)
@@ -43,8 +50,25 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
     variance = _mean(guide * guide) - mean_guide * mean_guide
     slope = covariance / (variance + FLATNESS)
     offset = mean_values - slope * mean_guide
-    slope, offset = (to_image_grid(_mean(part), view, box) for part in (slope, offset))
-    return slope * ((image - middle) / spread) + offset
+    slope, offset = to_image_grid(torch.stack((_mean(slope), _mean(offset))), view, near)
+    k, j, i = (slice(n.start - b.start, n.stop - b.start) for n, b in zip(near, box, strict=True))
+    found[k, j, i] = slope * ((image[k, j, i] - middle) / spread) + offset
+    return found
+
+
+def _near(samples: Tensor, view: View, box: Box3) -> Box3 | None:
+    """The part of a box that some samples of a view have a say in, or None."""
+    at = torch.nonzero(samples).numpy()
+    if len(at) == 0:
+        return None
+    reach = 2 * RADIUS + 1  # two means, and one sample between which is interpolated
+    low = np.floor(view.to_image(at.min(0) - reach)).astype(int)
+    high = np.ceil(view.to_image(at.max(0) + reach)).astype(int) + 1
+    k, j, i = (
+        slice(max(b.start, int(a)), max(b.start, min(b.stop, int(z))))
+        for b, a, z in zip(box, low, high, strict=True)
+    )
+    return k, j, i
 
 
 def _mean(volume: Tensor) -> Tensor:

@@ -157,10 +157,10 @@ def view_box(view: View, shape: Sequence[int]) -> tuple[slice, slice, slice] | N
 
 
 def to_image_grid(volume: Tensor, view: View, box: tuple[slice, slice, slice]) -> Tensor:
-    """Bring (size, size, size) values of a view to the image's voxels inside a box, trilinear.
+    """Bring (…, size, size, size) values of a view to the image's voxels inside a box, trilinear.
 
     Returns:
-        the box's shape, float32; beyond the view the border value is repeated.
+        (…, K, J, I) of the box's shape, float32; beyond the view the border value is repeated.
     """
     grid = torch.zeros(3, 4)
     sizes = [s.stop - s.start for s in box]
@@ -171,9 +171,9 @@ def to_image_grid(volume: Tensor, view: View, box: tuple[slice, slice, slice]) -
         middle = (box[axis].start + box[axis].stop - 1) / 2
         grid[row, 3] = 2 * (middle - view.center_kji[axis]) / span
     where = F.affine_grid(grid[None].to(volume.device), [1, 1, *sizes], align_corners=False)
-    return F.grid_sample(
-        volume[None, None].float(), where, mode="bilinear", padding_mode="border", align_corners=False
-    )[0, 0]
+    channels = volume.float().reshape(1, -1, *volume.shape[-3:])
+    found = F.grid_sample(channels, where, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.reshape(*volume.shape[:-3], *sizes)
 
 
 def view_image(pyramid: Pyramid, view: View) -> Tensor:

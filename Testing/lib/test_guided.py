@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from GSMedSegLib.guided import guided_to_image_grid
+from GSMedSegLib import guided as guided_filter
+from GSMedSegLib.guided import LIMIT, guided_to_image_grid
 from GSMedSegLib.roi import Pyramid, View, to_image_grid, view_box
 
 SIDE, STEP = 64, 4.0
@@ -55,3 +56,22 @@ def test_a_flat_image_only_smooths():
     truth = np.sqrt(k**2 + j**2 + i**2) < 25
     guided, plain = coarse(np.full((SIDE,) * 3, 7.0, np.float32), truth, 2.0)
     assert dice(guided, plain.numpy()) > 0.97
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (5, 9, 3), (12, 12, 12)])
+def test_only_what_is_near_is_computed(rng, monkeypatch, corner):
+    """A few samples of an object: the same as when the whole box is computed. None: nothing there."""
+    view = View((30.0, 33.0, 28.0), (STEP, 0.9 * STEP, 1.2 * STEP), 16)
+    image = torch.from_numpy(rng.normal(size=(SIDE,) * 3).astype(np.float32))
+    box = view_box(view, image.shape)
+    assert box is not None
+    logits = torch.full((16,) * 3, -9.0)
+    i, j, k = corner
+    logits[i : i + 4, j : j + 3, k : k + 4] = torch.from_numpy(rng.normal(0, 4, (4, 3, 4)).astype(np.float32))
+    arguments = (Pyramid(image).sample(view), image[box], view, box)
+    quick = guided_to_image_grid(logits, *arguments)
+    nothing = guided_to_image_grid(torch.full_like(logits, -9.0), *arguments)
+    assert (nothing == -LIMIT).all()
+    assert 0.01 < (quick > -LIMIT + 1e-3).float().mean() < 0.2
+    monkeypatch.setattr(guided_filter, "_near", lambda samples, view, box: box)
+    torch.testing.assert_close(quick, guided_to_image_grid(logits, *arguments), rtol=1e-4, atol=1e-4)
