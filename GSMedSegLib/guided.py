@@ -65,10 +65,10 @@ def _near(samples: Tensor, view: View, box: Box3) -> Box3 | None:
     low = np.floor(view.to_image(at.min(0) - reach)).astype(int)
     high = np.ceil(view.to_image(at.max(0) + reach)).astype(int) + 1
     k, j, i = (
-        slice(max(b.start, int(a)), max(b.start, min(b.stop, int(z))))
-        for b, a, z in zip(box, low, high, strict=True)
+        slice(max(b.start, int(start)), min(b.stop, int(stop)))
+        for b, start, stop in zip(box, low, high, strict=True)
     )
-    return k, j, i
+    return (k, j, i) if all(side.start < side.stop for side in (k, j, i)) else None
 
 
 def _mean(volume: Tensor) -> Tensor:

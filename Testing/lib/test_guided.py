@@ -75,3 +75,15 @@ def test_only_what_is_near_is_computed(rng, monkeypatch, corner):
     assert 0.01 < (quick > -LIMIT + 1e-3).float().mean() < 0.2
     monkeypatch.setattr(guided_filter, "_near", lambda samples, view, box: box)
     torch.testing.assert_close(quick, guided_to_image_grid(logits, *arguments), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_found_beyond_the_image_is_nothing():
+    """A view wider than its image, and an answer only in its empty corner."""
+    view, image = View((8.0, 8.0, 8.0), (STEP,) * 3, 16), torch.ones(16, 16, 16)
+    box = view_box(view, image.shape)
+    assert box is not None
+    logits = torch.full((16,) * 3, -9.0)
+    logits[:2, :2, :2] = 5.0
+    found = guided_to_image_grid(logits, Pyramid(image).sample(view), image[box], view, box)
+    assert found.shape == image.shape
+    assert (found == -LIMIT).all()
