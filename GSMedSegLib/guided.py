@@ -57,7 +57,7 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
 
 
 def _near(samples: Tensor, view: View, box: Box3) -> Box3 | None:
-    """The part of a box that some samples of a view have a say in, or None."""
+    """The part of a box of voxels that some samples, (S, S, S) bool, of a view have a say in, or None."""
     at = torch.nonzero(samples).numpy()
     if len(at) == 0:
         return None

@@ -66,8 +66,8 @@ def test_only_what_is_near_is_computed(rng, monkeypatch, corner):
     box = view_box(view, image.shape)
     assert box is not None
     logits = torch.full((16,) * 3, -9.0)
-    i, j, k = corner
-    logits[i : i + 4, j : j + 3, k : k + 4] = torch.from_numpy(rng.normal(0, 4, (4, 3, 4)).astype(np.float32))
+    k, j, i = corner
+    logits[k : k + 4, j : j + 3, i : i + 4] = torch.from_numpy(rng.normal(0, 4, (4, 3, 4)).astype(np.float32))
     arguments = (Pyramid(image).sample(view), image[box], view, box)
     quick = guided_to_image_grid(logits, *arguments)
     nothing = guided_to_image_grid(torch.full_like(logits, -9.0), *arguments)
