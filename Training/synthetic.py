@@ -271,7 +271,7 @@ def layers(rng: np.random.Generator, size: int) -> Scene:
 
 
 def distance_to_border(labels: Array) -> Array:
-    """How many voxels each of a label map's is from the nearest with another label behind it along an axis."""
+    """Voxels from each of a label map to the nearest one with another label behind it along an axis."""
     edge = np.zeros(labels.shape, bool)
     for axis in range(labels.ndim):
         step = np.diff(labels, axis=axis) != 0
