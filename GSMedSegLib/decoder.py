@@ -2,12 +2,10 @@
 
 Three rearrangements, each exact but for rounding:
 
-- the few prompt tokens take over the projections of the many image tokens: `(K Wk) · q = K · (Wk q)`, so the
-transformer
-  becomes thin matrix products over chunks of image tokens, with a running softmax;
+- the few prompt tokens take over the projections of the many image tokens: `(K Wk) · q = K · (Wk q)`, so
+  the transformer becomes thin matrix products over chunks of image tokens, with a running softmax;
 - the last convolution and the dot product with an object's vector are one convolution to one channel, done
-as a product
-  with 27 columns followed by shifted sums, slab by slab;
+  as a product with 27 columns followed by shifted sums, slab by slab;
 - nothing that the prompts do not change is computed here: see `engine`.
 """
 

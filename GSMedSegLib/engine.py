@@ -14,7 +14,7 @@ from torch import Tensor
 
 from GSMedSegLib import decoder
 from GSMedSegLib.layers import for_inference
-from GSMedSegLib.network import Network
+from GSMedSegLib.network import Network, twice_as_fine
 from GSMedSegLib.prompt_maps import Prompts, prompt_maps
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,16 +28,18 @@ class Embedding:
         low: (1, C, D/2, H/2, W/2), channels-last, in the engine's precision.
         image_low: (1, 1, D/2, H/2, W/2) float32, the image averaged to half resolution.
         mixer_image: the mixer's share of the above, None for a network without mixer.
+        detail_image: (1, M, D, H, W) the share of the mixer's step to full resolution, None for one without.
     """
 
     low: Tensor
     image_low: Tensor
     mixer_image: Tensor | None
+    detail_image: Tensor | None
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        kept = (self.low, self.image_low, self.mixer_image)
+        kept = (self.low, self.image_low, self.mixer_image, self.detail_image)
         return sum(t.numel() * t.element_size() for t in kept if t is not None)
 
     @property
@@ -138,14 +140,16 @@ class Engine:
                 "a ROI must have finite intensities; got NaN or infinity; repair the image first"
             )
         image = roi.to(self.device, torch.float32)[None, None]
-        head = self.network.point_head
-        features = self.network.image_encoder(
-            image.to(self.precision, memory_format=torch.channels_last_3d), with_point=True, with_label=False
-        )[0]
-        low = head.feat_downsample(features).contiguous(memory_format=torch.channels_last_3d)
+        encoded = self.network.encode(image.to(memory_format=torch.channels_last_3d))
+        low = encoded.low.contiguous(memory_format=torch.channels_last_3d)
         self.encoded += 1
+        mixer = self.network.point_head.mixer
+        detail = mixer.detail if mixer is not None else None
         return Embedding(
-            low, F.avg_pool3d(image, 2), head.mixer.image_in(low) if head.mixer is not None else None
+            low,
+            encoded.image_low,
+            mixer.image_in(low) if mixer is not None else None,
+            detail.image_in(encoded.full) if detail is not None else None,
         )
 
     @torch.inference_mode()
@@ -219,24 +223,23 @@ class Engine:
         prompts = Prompts(
             coords[:, kept] if kept.any() else coords, labels[:, kept] if kept.any() else labels, previous
         )
-        low, coarse = embedding.low, None
+        low, fine = embedding.low, None
         tokens = head.tokens(prompts, low)[0]
         if head.mixer is not None:
             maps = prompt_maps(low, embedding.image_low, prompts)
-            added, coarse = head.mixer(
+            added, coarse, mixed = head.mixer(
                 embedding.mixer_image, maps.contiguous(memory_format=torch.channels_last_3d)
             )
             low = (low + added).contiguous(memory_format=torch.channels_last_3d)
+            fine = twice_as_fine(coarse.float())
+            if head.mixer.detail is not None:
+                fine += head.mixer.detail(embedding.detail_image, mixed, previous).float()
         image_tokens = low.permute(0, 2, 3, 4, 1).reshape(-1, low.shape[1])
         keys, vector = decoder.transform(
             head, image_tokens, self._position_of(low.shape[-3:]), tokens.float()
         )
         logits = decoder.upscale(head, keys.view(*low.shape[-3:], -1).permute(3, 0, 1, 2)[None], vector)
-        if coarse is not None:
-            logits += F.interpolate(coarse.float(), scale_factor=2, mode="trilinear", align_corners=False)[
-                0, 0
-            ]
-        return logits
+        return logits if fine is None else logits + fine[0, 0]
 
     def _position_of(self, size: Sequence[int]) -> Tensor:
         """(T, C) positional encoding of a grid; the last one is kept."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -32,6 +32,7 @@ class Shape:
         click_features: whether the feature under a click is added to its token.
         mixer: channels of the prompt mixer per level, from half resolution down; empty for none.
         rater: whether it foresees how good its masks are.
+        detail: channels of the mixer's step to full resolution; 0 for none.
 
     Raises:
         ValueError: no network has these sizes.
@@ -43,12 +44,15 @@ class Shape:
     click_features: bool = False
     mixer: tuple[int, ...] = ()
     rater: bool = False
+    detail: int = 0
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
             raise ValueError(f"the width of a VISTA3D network is a multiple of 8, got {self.width}")
         if min(self.init_filters, len(self.blocks_down), *self.mixer) < 1:
             raise ValueError(f"a VISTA3D network has at least one channel and one level, got {self}")
+        if self.detail < 0 or (self.detail and not self.mixer):
+            raise ValueError(f"the step to full resolution follows a mixer in a VISTA3D network, got {self}")
 
     @property
     def stride(self) -> int:
@@ -57,6 +61,21 @@ class Shape:
 
 
 VISTA3D132 = Shape()
+
+
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth
+class Encoded:
+    """B encoded ROIs: all that clicks are decoded from.
+
+    Attributes:
+        low: (B, C, D/2, H/2, W/2) embedding, `feat_downsample` of the encoder's output.
+        image_low: (B, 1, D/2, H/2, W/2) the image averaged to half resolution.
+        full: (B, C, D, H, W) the encoder's output.
+    """
+
+    low: Tensor
+    image_low: Tensor
+    full: Tensor
 
 
 class ResidualBlock(nn.Module):
@@ -81,10 +100,10 @@ class PromptMixer(nn.Module):
     VISTA3D's encoder never sees the clicks and its head is point-wise but for one 3³ convolution, so nothing
     in it can follow a structure from a click to its border. The mixer can. It also takes what VISTA3D has no
     input for: the previous mask. Its output projections start at zero, so a network that gains a mixer
-        answers as before.
+    answers as before.
     """
 
-    def __init__(self, width: int, channels: Sequence[int]) -> None:
+    def __init__(self, width: int, channels: Sequence[int], detail: int = 0) -> None:
         super().__init__()
         self.image_in = nn.Conv3d(width, channels[0], 3, padding=1)
         self.prompt_in = nn.Conv3d(PROMPT_MAPS, channels[0], 3, padding=1, bias=False)
@@ -98,11 +117,10 @@ class PromptMixer(nn.Module):
         self.norm_out = nn.InstanceNorm3d(channels[0], affine=True)
         self.to_features = nn.Conv3d(channels[0], width, 1)
         self.to_logits = nn.Conv3d(channels[0], 1, 1)
-        for layer in (self.to_features, self.to_logits):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias) if layer.bias is not None else None
+        self.detail = Detail(width, channels[0], detail) if detail else None
+        _to_zero(self.to_features, self.to_logits)
 
-    def forward(self, image_part: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_part: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mix.
 
         Args:
@@ -110,7 +128,8 @@ class PromptMixer(nn.Module):
             maps: (R, PROMPT_MAPS, d, h, w) from `prompt_maps`.
 
         Returns:
-            (R, width, d, h, w) to add to the embedding, and (R, 1, d, h, w) coarse logits.
+            (R, width, d, h, w) to add to the embedding, (R, 1, d, h, w) coarse logits, and (R, M, d, h, w)
+            features that both are made of.
         """
         x = image_part + self.prompt_in(maps)
         skips = []
@@ -121,13 +140,79 @@ class PromptMixer(nn.Module):
             x = F.interpolate(self.up[i](x), size=skips[i].shape[-3:], mode="trilinear", align_corners=False)
             x = self.blocks_up[i](x + skips[i])
         x = F.relu(self.norm_out(x))
-        return self.to_features(x), self.to_logits(x)
+        return self.to_features(x), self.to_logits(x), x
 
-    def coarse(self, low: Tensor, image_low: Tensor, prompts: Prompts) -> Tensor:
-        """(R, 1, d, h, w) coarse logits alone, without the head; `prompts.owner` must be given."""
-        logits: Tensor
-        _, logits = self(self.image_in(low)[prompts.owner], prompt_maps(low, image_low, prompts))
+    def answer(self, encoded: Encoded, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor]:
+        """What the mixer alone knows of R objects.
+
+        Args:
+            encoded: the ROIs.
+            prompts: `owner` must be given.
+
+        Returns:
+            (R, width, d, h, w) to add to the embedding, (R, 1, d, h, w) coarse logits, and (R, 1, D, H, W)
+            logits to add to the head's.
+        """
+        low, owner = encoded.low, prompts.owner
+        maps = prompt_maps(low, encoded.image_low, prompts)
+        added, coarse, mixed = self(self.image_in(low)[owner], maps)
+        fine = twice_as_fine(coarse)
+        if self.detail is not None:
+            fine = fine + self.detail(self.detail.image_in(encoded.full)[owner], mixed, prompts.prev_logits)
+        return added, coarse, fine
+
+
+class Detail(nn.Module):
+    """The mixer's step from half to full resolution: where exactly a border runs.
+
+    What VISTA3D's head and the mixer decide, they decide at half resolution; of the encoder's full
+    resolution nothing reaches them but what its last, strided convolution lets through. Here the encoder's
+    output at full resolution and the previous mask come in. The output projection starts at zero.
+
+    Args:
+        width: channels of the encoder's output.
+        mixed: channels of the mixer's features.
+        channels: its own.
+    """
+
+    def __init__(self, width: int, mixed: int, channels: int) -> None:
+        super().__init__()
+        self.image_in = nn.Conv3d(width, channels, 1)
+        self.mixed_in = nn.Conv3d(mixed, channels, 1, bias=False)
+        self.previous_in = nn.Conv3d(1, channels, 3, padding=1, bias=False)
+        self.block = ResidualBlock(channels)
+        self.norm_out = nn.InstanceNorm3d(channels, affine=True)
+        self.to_logits = nn.Conv3d(channels, 1, 1)
+        _to_zero(self.to_logits)
+
+    def forward(self, image_part: Tensor, mixed: Tensor, prev_logits: Tensor | None) -> Tensor:
+        """Refine.
+
+        Args:
+            image_part: (R, M, D, H, W) `image_in` of the encoder's output; it holds no prompt and may be
+                cached.
+            mixed: (R, C, d, h, w) features of the mixer.
+            prev_logits: (R, 1, D, H, W) what was predicted before, or None.
+
+        Returns:
+            (R, 1, D, H, W) logits to add.
+        """
+        x = image_part + twice_as_fine(self.mixed_in(mixed))
+        if prev_logits is not None:
+            x = x + self.previous_in((torch.sigmoid(prev_logits.float()) * 2 - 1).to(x.dtype))
+        logits: Tensor = self.to_logits(F.relu(self.norm_out(self.block(x))))
         return logits
+
+
+def twice_as_fine(volume: Tensor) -> Tensor:
+    """(R, C, d, h, w) to (R, C, 2d, 2h, 2w), linearly."""
+    return F.interpolate(volume, scale_factor=2, mode="trilinear", align_corners=False)
+
+
+def _to_zero(*layers: nn.Conv3d) -> None:
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
 
 
 class Rater(nn.Module):
@@ -181,7 +266,7 @@ class PointHead(PointMappingSAM):
             self.click_features = nn.Linear(shape.width, shape.width, bias=False)
             nn.init.zeros_(self.click_features.weight)
         if shape.mixer:
-            self.mixer = PromptMixer(shape.width, shape.mixer)
+            self.mixer = PromptMixer(shape.width, shape.mixer, shape.detail)
         if shape.rater:
             self.rater = Rater(shape.width)
 
@@ -214,31 +299,29 @@ class PointHead(PointMappingSAM):
         first, last = self.mask_tokens.weight, self.supported_embed.weight
         return torch.cat((first.expand(rows, 1, -1), clicks, last.expand(rows, 1, -1)), dim=1)
 
-    def decode(self, low: Tensor, image_low: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
+    def decode(self, encoded: Encoded, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
         """Logits of every object, written plainly; the engine has the fast form of the same sums.
 
         Args:
-            low: (B, C, d, h, w) `feat_downsample` of the encoder's output.
-            image_low: (B, 1, d, h, w) the image averaged to half resolution.
+            encoded: the ROIs.
             prompts: R objects.
 
         Returns:
             (R, 1, 2d, 2h, 2w) logits, and the mixer's (R, 1, d, h, w) coarse logits where there is a mixer.
         """
-        rows = prompts.coords.shape[0]
-        owner = prompts.owner if prompts.owner is not None else low.new_zeros(rows, dtype=torch.long)
-        src, coarse = low[owner], None
+        low, rows = encoded.low, prompts.coords.shape[0]
+        if prompts.owner is None:
+            prompts = replace(prompts, owner=low.new_zeros(rows, dtype=torch.long))
+        src, coarse, fine = low[prompts.owner], None, None
         if self.mixer is not None:
-            added, coarse = self.mixer(self.mixer.image_in(low)[owner], prompt_maps(low, image_low, prompts))
+            added, coarse, fine = self.mixer.answer(encoded, prompts)
             src = src + added
         position = self.pe_layer(low.shape[-3:]).unsqueeze(0).expand(rows, -1, -1, -1, -1)
         queries, keys = self.transformer(src, position, self.tokens(prompts, low))
         upscaled = self.output_upscaling[:3](keys.transpose(1, 2).reshape(src.shape))
         vectors = self.output_hypernetworks_mlps(queries[:, 0])
         logits = self.folded_output(upscaled, vectors)
-        if coarse is not None:
-            logits = logits + F.interpolate(coarse, scale_factor=2, mode="trilinear", align_corners=False)
-        return logits, coarse
+        return (logits if fine is None else logits + fine), coarse
 
     def folded_output(self, upscaled: Tensor, vectors: Tensor) -> Tensor:
         """The last convolution and the dot product with each object's vector, as one convolution.
@@ -289,22 +372,19 @@ class Network(nn.Module):
         del self.image_encoder.up_layers_auto
         self.point_head = PointHead(shape)
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, image: Tensor) -> Encoded:
         """What the clicks are decoded from.
 
         Args:
-            image: (B, 1, D, H, W); every side a multiple of `shape.stride`.
-
-        Returns:
-            (B, C, D/2, H/2, W/2) embedding and (B, 1, D/2, H/2, W/2) averaged image.
+            image: (B, 1, D, H, W) float32; every side a multiple of `shape.stride`.
         """
-        features = self.image_encoder(image, with_point=True, with_label=False)[0]
-        return self.point_head.feat_downsample(features), F.avg_pool3d(image, 2)
+        shown = image.to(next(self.image_encoder.parameters()).dtype)
+        full = self.image_encoder(shown, with_point=True, with_label=False)[0]
+        return Encoded(self.point_head.feat_downsample(full), F.avg_pool3d(image, 2), full)
 
     def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
         """(R, 1, D, H, W) logits of R objects in (B, 1, D, H, W) images."""
-        low, image_low = self.encode(image)
-        return self.point_head.decode(low, image_low, prompts)[0]
+        return self.point_head.decode(self.encode(image), prompts)[0]
 
 
 AUTOMATIC_BRANCH = ("class_head.", "image_encoder.up_layers_auto.")
@@ -331,6 +411,9 @@ def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
     blocks = tuple(count(rf"image_encoder\.encoder\.layers\.{n}\.blocks\.(\d+)\.") for n in range(levels))
     mixer_levels = count(r"point_head\.mixer\.blocks_down\.(\d+)\.")
     norms = [f"point_head.mixer.blocks_down.{n}.0.norm1.weight" for n in range(mixer_levels)]
+    detail = "point_head.mixer.detail.norm_out.weight"
+    if detail in tensors:
+        norms.append(detail)
     for name, dimensions in ((first, 5), (head, 2), *((norm, 1) for norm in norms)):
         found = tensors[name].ndim if name in tensors else "no such tensor"
         if found != dimensions:
@@ -343,8 +426,9 @@ def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
         blocks_down=blocks,
         width=int(tensors[head].shape[1]),
         click_features="point_head.click_features.weight" in tensors,
-        mixer=tuple(int(tensors[norm].shape[0]) for norm in norms),
+        mixer=tuple(int(tensors[norm].shape[0]) for norm in norms[:mixer_levels]),
         rater="point_head.rater.to_rating.0.weight" in tensors,
+        detail=int(tensors[detail].shape[0]) if detail in tensors else 0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,8 @@ def rng() -> np.random.Generator:
 def make_network() -> Callable[..., Network]:
     """Small networks with random weights, the same for the same arguments.
 
-    Called with `additions=True` for one with click features and a mixer, whose zeros are replaced as if it
-    had been trained; with `blocks_down=…` and `width=…` for other sizes.
+    Called with `additions=True` for one with click features, a mixer and its step to full resolution, whose
+    zeros are replaced as if it had been trained; with `blocks_down=…` and `width=…` for other sizes.
     """
     import torch
 
@@ -67,14 +68,20 @@ def make_network() -> Callable[..., Network]:
         blocks_down: tuple[int, ...] = (1, 1, 2),
         width: int = 16,
         mixer: tuple[int, ...] = (8, 16),
+        detail: int = 8,
         seed: int = 0,
     ) -> Network:
         torch.manual_seed(seed)
-        network = Network(Shape(8, blocks_down, width, additions, mixer if additions else ())).eval()
-        if network.point_head.mixer is not None and network.point_head.click_features is not None:
-            for layer in (network.point_head.mixer.to_features, network.point_head.mixer.to_logits):
+        shape = Shape(8, blocks_down, width)
+        if additions:
+            shape = replace(shape, click_features=True, mixer=mixer, detail=detail)
+        network = Network(shape).eval()
+        head = network.point_head
+        if head.mixer is not None and head.click_features is not None:
+            for layer in (head.mixer.to_features, head.mixer.to_logits, head.click_features):
                 layer.reset_parameters()
-            network.point_head.click_features.reset_parameters()
+            if head.mixer.detail is not None:
+                head.mixer.detail.to_logits.reset_parameters()
         return network.requires_grad_(False)
 
     return make

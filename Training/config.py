@@ -125,6 +125,7 @@ class NewNetwork:
     blocks_down: tuple[int, ...] = (1, 1, 2, 2)
     width: int = 32
     mixer: tuple[int, ...] = (32, 64, 96, 128)
+    detail: int = 16
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ class Optimisation:
         rate_factors: the learning rate of weights by the beginning of their names, as a share of it; the
             longest beginning counts.
         precision: "fp32", "bf16", "fp16" (on CUDA only), or "auto": bf16 where the processor has it.
-        head_share: share of the steps that train the full-resolution head; the others stop at the mixer's
-            coarse logits. 1 for networks without mixer.
+        head_share: share of the steps that train VISTA3D's head; the others stop at the mixer's logits. 1 for
+            networks without mixer.
         views_at_once, objects_at_once: how much goes through the network together; less takes less memory and
             gives the same gradients.
         checkpoint_gradients: compute the encoder's activations twice rather than keep them.
@@ -177,7 +178,8 @@ class Config:
         data: the sources. On the command line `--data PATH` stands for one source of cases.
         root: what their paths are relative to.
         init: weights to start from, by name or path; empty for a new network.
-        additions: give weights without them the mixer and the click features, which start at zero.
+        additions: give weights without them the click features, the mixer and its step to full resolution,
+            which start at zero.
         output: folder for checkpoints, events and exported weights.
         device: "auto", "cpu" or "cuda".
         workers: processes that make examples, for each process that trains.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from monai.losses import DiceLoss
 from torch import Tensor
 
 from GSMedSegLib.engine import find_precision
-from GSMedSegLib.network import Network, PointHead
+from GSMedSegLib.network import Encoded, Network, PointHead
 from GSMedSegLib.prompt_maps import Prompts, box_logits
 from Training import clicks
 from Training.clicks import FIRST_CLICKS, Clicks, Spread
@@ -172,33 +172,42 @@ def _learn_views(
     )
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         with torch.set_grad_enabled(trains_encoder):
-            low, image_low = network.encode(images)
+            encoded = network.encode(images)
         # The graph is cut here: the objects' gradients meet, and go through the encoder once.
-        embedding = low.detach().requires_grad_(trains_encoder)
+        leaf = replace(
+            encoded,
+            low=encoded.low.detach().requires_grad_(trains_encoder),
+            full=encoded.full.detach().requires_grad_(trains_encoder),
+        )
         if config.sampling.candidates:
-            asked = _hard_ones(network.point_head, low.detach(), image_low, asked, views, config.sampling)
+            asked = _hard_ones(network.point_head, _detached(leaf), asked, views, config.sampling)
         at_once = config.optimisation.objects_at_once
         for start in range(0, len(asked), at_once):
             some = asked[start : start + at_once]
             owner = torch.tensor([n for n, _ in some], device=device)
             objects = [one for _, one in some]
-            losses = _learn_objects(network, embedding, image_low, owner, objects, plan, config, tally)
+            losses = _learn_objects(network, leaf, owner, objects, plan, config, tally)
             bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
             if bad:
                 tally.broken += [views[int(owner[n])].name for n in bad]
                 return
             (losses.sum() * scale).backward()
             tally.loss += float(losses.detach().sum())
-    if trains_encoder and embedding.grad is not None:
-        low.backward(embedding.grad)
+    if trains_encoder:
+        ends = [(encoded.low, leaf.low.grad), (encoded.full, leaf.full.grad)]
+        reached = [(end, gradient) for end, gradient in ends if gradient is not None]
+        torch.autograd.backward([end for end, _ in reached], [gradient for _, gradient in reached])
     tally.views += len(views)
     tally.objects += len(asked)
 
 
+def _detached(encoded: Encoded) -> Encoded:
+    return replace(encoded, low=encoded.low.detach(), full=encoded.full.detach())
+
+
 def _hard_ones(
     head: PointHead,
-    low: Tensor,
-    image_low: Tensor,
+    encoded: Encoded,
     asked: list[tuple[int, Asked]],
     views: Sequence[Example],
     sampling: Sampling,
@@ -206,14 +215,14 @@ def _hard_ones(
     """Of every view's objects so many as are to be learned from, by the losses of their first answers."""
     if max(Counter(n for n, _ in asked).values()) <= sampling.objects:
         return asked
-    owner = torch.tensor([n for n, _ in asked], device=low.device)
+    device = encoded.low.device
+    owner = torch.tensor([n for n, _ in asked], device=device)
     objects = [one for _, one in asked]
     with torch.no_grad():
-        prompts = to_prompts(objects, _boxes(objects, low.device) if head.mixer is not None else None, owner)
-        answer = _answer(head, low, image_low, prompts, sampling.quick_rounds and head.mixer is not None)
-        targets = torch.stack([one.target for one in objects]).unsqueeze(1).float().to(low.device)
-        shown = F.avg_pool3d(targets, targets.shape[-1] // answer.shape[-1])
-        losses = per_object(answer, shown).cpu().numpy()
+        prompts = to_prompts(objects, _boxes(objects, device) if head.mixer is not None else None, owner)
+        answer = _answer(head, encoded, prompts, sampling.quick_rounds and head.mixer is not None)
+        targets = torch.stack([one.target for one in objects]).unsqueeze(1).float().to(device)
+        losses = per_object(answer, targets).cpu().numpy()
     kept = []
     for n, view in enumerate(views):
         own = np.array([index for index, (where, _) in enumerate(asked) if where == n])
@@ -235,8 +244,7 @@ def by_weight(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
 
 def _learn_objects(
     network: Network,
-    low: Tensor,
-    image_low: Tensor,
+    encoded: Encoded,
     owner: Tensor,
     asked: list[Asked],
     plan: Plan,
@@ -245,49 +253,44 @@ def _learn_objects(
 ) -> Tensor:
     """(R,) losses of some objects after the last of their clicks."""
     head = network.point_head
-    targets = torch.stack([one.target for one in asked]).unsqueeze(1).to(low.device)
-    previous = _boxes(asked, low.device) if head.mixer is not None else None
+    device = encoded.low.device
+    targets = torch.stack([one.target for one in asked]).unsqueeze(1).to(device)
+    previous = _boxes(asked, device) if head.mixer is not None else None
     quick = config.sampling.quick_rounds and head.mixer is not None
     for _ in range(plan.rounds):
         with torch.no_grad():
             prompts = to_prompts(asked, previous, owner)
-            answer = _answer(head, low.detach(), image_low, prompts, quick)
+            answer = _answer(head, _detached(encoded), prompts, quick)
         place_on_errors(asked, answer)
         if head.mixer is not None:
-            full = targets.shape[-3:]
-            previous = F.interpolate(answer.float(), size=full, mode="trilinear", align_corners=False)
+            previous = answer.float()
     prompts = to_prompts(asked, previous, owner)
     coarse_targets = F.avg_pool3d(targets.float(), 2)
     if plan.head or head.mixer is None:
-        logits, coarse = _decode(head, low, image_low, prompts)
-        losses = per_object(logits, targets.float())
-        if coarse is not None:
-            losses = losses + COARSE_WEIGHT * per_object(coarse, coarse_targets)
-        dice = hard_dice(logits.detach() > 0, targets)
-        tally.shown = tally.shown or _shown(asked[0], logits[0, 0])
+        logits, coarse = _decode(head, encoded, prompts)
     else:
-        coarse = head.mixer.coarse(low, image_low, prompts)
-        losses = per_object(coarse, coarse_targets)
-        dice = hard_dice(coarse.detach() > 0, coarse_targets > 0.5)
-    tally.dice += float(dice.sum())
+        _, coarse, logits = head.mixer.answer(encoded, prompts)
+    losses = per_object(logits, targets.float())
+    if coarse is not None:
+        losses = losses + COARSE_WEIGHT * per_object(coarse, coarse_targets)
+    tally.dice += float(hard_dice(logits.detach() > 0, targets).sum())
+    tally.shown = tally.shown or _shown(asked[0], logits[0, 0])
     if head.rater is not None and coarse is not None:
-        rated = rate(head, low, owner, coarse, coarse_targets)
+        rated = rate(head, encoded.low, owner, coarse, coarse_targets)
         tally.rating += float(rated.detach().sum())
         losses = losses + RATING_WEIGHT * (rated - rated.detach())  # its gradient, but not its value
     return losses
 
 
-def _answer(head: PointHead, low: Tensor, image_low: Tensor, prompts: Prompts, quick: bool) -> Tensor:
-    """Logits to place the next clicks by, at half resolution where that will do."""
+def _answer(head: PointHead, encoded: Encoded, prompts: Prompts, quick: bool) -> Tensor:
+    """(R, 1, S, S, S) logits to place the next clicks by, without the head where that will do."""
     if quick:
         assert head.mixer is not None
-        return head.mixer.coarse(low, image_low, prompts)
-    return _decode(head, low, image_low, prompts)[0]
+        return head.mixer.answer(encoded, prompts)[2]
+    return _decode(head, encoded, prompts)[0]
 
 
-def _decode(
-    head: PointHead, low: Tensor, image_low: Tensor, prompts: Prompts
-) -> tuple[Tensor, Tensor | None]:
+def _decode(head: PointHead, encoded: Encoded, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
     """`PointHead.decode` of objects with equally many clicks at a time, as when each is segmented by itself.
 
     The head pays attention to padding too: an object's answer would depend on how many clicks others have.
@@ -295,7 +298,7 @@ def _decode(
     counts = (prompts.labels >= 0).sum(1).clamp(min=1)
     groups = [(counts == n).nonzero().flatten() for n in counts.unique().tolist()]
     if len(groups) == 1:
-        return head.decode(low, image_low, prompts)
+        return head.decode(encoded, prompts)
     assert prompts.owner is not None
     answers = []
     for rows in groups:
@@ -306,7 +309,7 @@ def _decode(
             None if prompts.prev_logits is None else prompts.prev_logits[rows],
             prompts.owner[rows],
         )
-        answers.append(head.decode(low, image_low, some))
+        answers.append(head.decode(encoded, some))
     back = torch.cat(groups).argsort()
     logits = torch.cat([answer for answer, _ in answers])[back]
     coarse = [part for _, part in answers if part is not None]
@@ -375,18 +378,12 @@ def place_on_errors(asked: Sequence[Asked], answer: Tensor) -> None:
 
     Args:
         asked: R objects.
-        answer: (R, 1, d, h, w) logits, at full or half resolution.
+        answer: (R, 1, S, S, S) logits.
     """
     masks = (answer[:, 0] > 0).cpu().numpy()
     for one, mask in zip(asked, masks, strict=True):
-        step = len(one.target) // len(mask)
-        truth = one.target.numpy()
-        shown = truth if step == 1 else (F.avg_pool3d(one.target.float()[None], step)[0] > 0.5).numpy()
-        if one.rng.random() < SECOND_LOOKS:
-            continue
-        for at, _ in clicks.on_error(one.rng, shown, mask):
-            k, j, i = (step * x + int(one.rng.integers(step)) for x in at)
-            one.ledger.append(((k, j, i), int(truth[k, j, i])))
+        if one.rng.random() >= SECOND_LOOKS:
+            one.ledger += clicks.on_error(one.rng, one.target.numpy(), mask)
 
 
 def to_prompts(asked: Sequence[Asked], previous: Tensor | None, owner: Tensor) -> Prompts:

@@ -32,7 +32,7 @@ def start_network(config: Config) -> tuple[Network, dict[str, str], Config]:
         network, metadata = build_network(checkpoint.tensors), dict(checkpoint.metadata)
         untrained = not network.shape.mixer
         if config.additions:
-            network = with_additions(network, config.network.mixer)
+            network = with_additions(network, config.network)
         if untrained:
             config = replace(
                 config,
@@ -57,7 +57,7 @@ def new_network(shape: NewNetwork) -> Network:
     if not shape.mixer:
         raise ValueError("mixer: a network that starts from nothing needs one, see docs/training.md")
     network = Network(
-        Shape(shape.init_filters, shape.blocks_down, shape.width, True, shape.mixer, rater=True)
+        Shape(shape.init_filters, shape.blocks_down, shape.width, True, shape.mixer, True, shape.detail)
     )
     assert network.point_head.mixer is not None
     last = network.point_head.mixer.to_logits
@@ -67,9 +67,12 @@ def new_network(shape: NewNetwork) -> Network:
     return network
 
 
-def with_additions(network: Network, mixer: tuple[int, ...]) -> Network:
-    """The same network with mixer and click features; those it has stay as they are."""
-    shape = replace(network.shape, click_features=True, mixer=network.shape.mixer or mixer)
+def with_additions(network: Network, added: NewNetwork) -> Network:
+    """The same network with click features, mixer and its step to full resolution; what it has, it keeps."""
+    now = network.shape
+    shape = replace(
+        now, click_features=True, mixer=now.mixer or added.mixer, detail=now.detail or added.detail
+    )
     if shape == network.shape:
         return network
     larger = Network(shape)

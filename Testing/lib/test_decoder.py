@@ -49,9 +49,10 @@ def both(network, size, coords, labels):
     head = network.point_head
     generator = torch.Generator().manual_seed(2)
     with torch.inference_mode():
-        low, image_low = network.encode(torch.rand(1, 1, *size, generator=generator))
+        encoded = network.encode(torch.rand(1, 1, *size, generator=generator))
+        low = encoded.low
         prompts = Prompts(torch.tensor([coords]), torch.tensor([labels]))
-        plain = head.decode(low, image_low, prompts)[0][0, 0]
+        plain = head.decode(encoded, prompts)[0][0, 0]
         position = head.pe_layer(tuple(low.shape[-3:])).flatten(1).T.contiguous()
         tokens = low.permute(0, 2, 3, 4, 1).reshape(-1, low.shape[1])
         keys, vector = decoder.transform(head, tokens, position, head.tokens(prompts, low)[0])

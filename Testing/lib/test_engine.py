@@ -110,10 +110,10 @@ def test_a_roi_is_made_only_when_needed(make_engine):
 
 
 def test_an_embeddings_bytes_by_hand(make_engine):
-    """16 channels and the image at half resolution, 4 bytes each; with a mixer its 8 channels too."""
+    """16 channels and the image at half resolution, 4 bytes each; additions: 8, and 8 at full resolution."""
     voxels = 8 * 12 * 16
     assert make_engine().encode(ROI).nbytes == voxels * (16 + 1) * 4
-    assert make_engine(additions=True).encode(ROI).nbytes == voxels * (16 + 1 + 8) * 4
+    assert make_engine(additions=True).encode(ROI).nbytes == voxels * (16 + 1 + 8 + 8 * 8) * 4
 
 
 def test_the_cache_forgets_the_least_recently_used(make_engine):
@@ -272,7 +272,7 @@ def test_a_rating_is_the_raters_share():
     plain, engine = build_network(weights), Engine(build_network(weights), "cpu")
     image, logits = torch.rand(16, 16, 16), torch.randn(16, 16, 16)
     with torch.inference_mode():
-        low, _ = plain.encode(image[None, None])
+        low = plain.encode(image[None, None]).low
         probability = torch.nn.functional.avg_pool3d(logits.sigmoid()[None, None], 2)
         expected = plain.point_head.rater(low, probability).sigmoid().item()
     embedding = engine.encode(image)

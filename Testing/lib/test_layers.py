@@ -108,7 +108,7 @@ def test_the_encoder_answers_as_before(make_network, additions, size):
     image = volume(2, 1, *size)
     plain = make_network(additions=additions).encode(image)
     fast = for_inference(make_network(additions=additions), torch.float32).encode(image)
-    for ours, theirs in zip(fast, plain):
+    for ours, theirs in ((fast.low, plain.low), (fast.full, plain.full)):
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 

@@ -10,7 +10,7 @@ from GSMedSegLib.network import VISTA3D132, Network, Shape, build_network, shape
 from GSMedSegLib.prompt_maps import Prompts
 
 PLAIN = Shape(8, (1, 1, 2), 16)
-FULL = Shape(8, (1, 1, 2), 16, True, (8, 16))
+FULL = Shape(8, (1, 1, 2), 16, True, (8, 16), detail=8)
 
 
 def relative_difference(ours, theirs):
@@ -84,6 +84,7 @@ def test_the_public_shape_is_read_from_the_public_network():
         Shape(16, (1, 2, 2, 4), 32),
         Shape(8, (2, 1), 48, True),
         Shape(24, (1, 1, 2), 24, False, (8, 8, 16)),
+        Shape(8, (1, 1, 2), 16, True, (8,), True, 24),
     ],
 )
 def test_shape_of_reads_every_size(shape):
@@ -107,9 +108,10 @@ def test_the_stride_is_the_largest_halving(shape, stride):
 
 
 def test_new_additions_are_zero():
-    """Click features and the mixer's two outputs start at nothing."""
+    """Click features and the outputs of mixer and full resolution start at nothing."""
     head = Network(FULL).point_head
-    for layer in (head.click_features, head.mixer.to_features, head.mixer.to_logits):
+    mixer = head.mixer
+    for layer in (head.click_features, mixer.to_features, mixer.to_logits, mixer.detail.to_logits):
         assert all(not parameter.any() for parameter in layer.parameters())
     assert head.mixer.to_logits.bias is not None
 
@@ -131,10 +133,29 @@ def test_trained_additions_change_the_answer(make_network):
     previous[:, :, 4:9] = 5
     with_previous = Prompts(prompts.coords, prompts.labels, previous)
     assert relative_difference(network(image, with_previous), network(image, prompts)) > 1e-3
-    low, image_low = network.encode(image)
-    before = network.point_head.decode(low, image_low, prompts)[0]
+    encoded = network.encode(image)
+    before = network.point_head.decode(encoded, prompts)[0]
     network.point_head.click_features.weight.zero_()
-    assert relative_difference(network.point_head.decode(low, image_low, prompts)[0], before) > 1e-3
+    assert relative_difference(network.point_head.decode(encoded, prompts)[0], before) > 1e-3
+
+
+@pytest.mark.parametrize("detail", [0, 8])
+def test_the_previous_mask_is_seen_at_full_resolution(make_network, detail):
+    """Two masks that are the same on average over 2³ voxels are told apart where there is a step to them."""
+    network = make_network(additions=True, detail=detail)
+    image, prompts = random_image(16, 16, 16), some_prompts()
+    first = torch.full((3, 1, 16, 16, 16), -5.0)
+    first[:, :, 4:10:2] = 5
+    answers = [
+        network(image, Prompts(prompts.coords, prompts.labels, mask)) for mask in (first, first.roll(1, 2))
+    ]
+    assert (relative_difference(*answers) > 1e-3) == bool(detail)
+
+
+def test_there_is_no_detail_without_a_mixer():
+    """Its features are what full resolution is added to."""
+    with pytest.raises(ValueError, match="the step to full resolution follows a mixer"):
+        Shape(8, (1, 1, 2), 16, detail=8)
 
 
 def test_objects_of_a_batch_are_those_of_each_image_alone(make_network):
@@ -203,6 +224,8 @@ def test_wrong_shapes_are_named(make_monai):
         ("image_encoder.encoder.layers.2.blocks.999999999999.conv1.conv.weight", torch.zeros(1)),
         ("point_head.mixer.blocks_down.0.surprise", torch.zeros(1)),
         ("point_head.mixer.blocks_down.0.0.norm1.weight", torch.zeros(())),
+        ("point_head.mixer.detail.norm_out.weight", torch.zeros(())),
+        ("point_head.mixer.detail.norm_out.weight", torch.zeros(8)),
     ],
 )
 def test_tensors_that_contradict_the_sizes_are_refused(make_monai, name, value):

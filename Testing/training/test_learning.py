@@ -133,14 +133,12 @@ def test_special_labels_are_marked():
     assert not first_prompts(bright_block(), CENTRE, SAMPLING)[0].special
 
 
-@pytest.mark.parametrize("step", [1, 2])
-def test_further_clicks_lie_on_the_error(step):
-    """At full or half resolution, placed in one of the voxels there; a perfect object gets none."""
+def test_further_clicks_lie_on_the_error():
+    """In the middle of it; a perfect object gets none."""
     truth = torch.zeros(16, 16, 16, dtype=torch.bool)
     truth[2:8, 2:8, 2:8] = True
-    n = 16 // step
-    answer = torch.full((3, 1, n, n, n), -5.0)
-    right, wrong = slice(2 // step, 8 // step), slice(10 // step, 16 // step)
+    answer = torch.full((3, 1, 16, 16, 16), -5.0)
+    right, wrong = slice(2, 8), slice(10, 16)
     answer[1:, :, right, right, right] = 5
     answer[1, :, wrong, wrong, wrong] = 5
     asked = [asked_of(truth, seed=seed) for seed in range(3)]
@@ -155,7 +153,7 @@ def test_further_clicks_lie_on_the_error(step):
     assert 28 <= len(missed) < 40, "now and then the mask is only looked at again"
 
 
-@pytest.mark.parametrize("head", [False, True], ids=["coarse", "head"])
+@pytest.mark.parametrize("head", [False, True], ids=["mixer", "head"])
 def test_one_example_is_learnt(head):
     """Fifty steps on one block: the loss falls by half at least, and most of the block is found."""
     network = tiny()
@@ -185,11 +183,8 @@ def test_hard_objects_are_learnt_from_more_often(make_network, monkeypatch, addi
     easy, hard = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
     easy[2:8], hard[10:14] = True, True
     logits = torch.where(easy, 9.0, -9.0)[None, None]
-    half = torch.nn.functional.avg_pool3d(logits, 2)
     monkeypatch.setattr(
-        learning,
-        "_answer",
-        lambda head, low, image_low, prompts, quick: (half if quick else logits).expand(2, -1, -1, -1, -1),
+        learning, "_answer", lambda head, encoded, prompts, quick: logits.expand(2, -1, -1, -1, -1)
     )
     sampling = replace(SAMPLING, objects=1, candidates=2)
     config = replace(CONFIG, sampling=sampling)
@@ -197,9 +192,9 @@ def test_hard_objects_are_learnt_from_more_often(make_network, monkeypatch, addi
     monkeypatch.setattr(
         learning,
         "_learn_objects",
-        lambda network, low, image_low, owner, asked, *rest: (
+        lambda network, encoded, owner, asked, *rest: (
             picked.update(["easy" if torch.equal(one.target, easy) else "hard" for one in asked]),
-            low.sum() * 0 + torch.zeros(len(asked)),
+            encoded.low.sum() * 0 + torch.zeros(len(asked)),
         )[1],
     )
     for seed in range(8):
@@ -279,14 +274,14 @@ def test_the_raters_loss_by_hand():
     )
 
 
-@pytest.mark.parametrize("head", [False, True], ids=["coarse", "head"])
+@pytest.mark.parametrize("head", [False, True], ids=["mixer", "head"])
 def test_gradients_reach_what_is_trained(head):
-    """The encoder learns in every step, the full head in its share of them."""
+    """Encoder and mixer learn in every step, up to full resolution; the head in its share of them."""
     network = tiny()
     learn(network, [bright_block()], Plan(0, head, CENTRE), CONFIG, CPU)
     pulled = {name for name, gradient in gradients(network).items() if gradient.any()}
     assert "image_encoder.encoder.conv_init.weight" in pulled
-    assert "point_head.mixer.to_logits.weight" in pulled
+    assert {"point_head.mixer.to_logits.weight", "point_head.mixer.detail.to_logits.weight"} <= pulled
     assert any(name.startswith("point_head.transformer") for name in pulled) == head
 
 

@@ -43,8 +43,7 @@ def test_a_new_network_guesses_background():
     assert network.training
     assert settled.sampling.intensity == "view"
     with torch.no_grad():
-        low, image_low = network.encode(IMAGE)
-        logits, coarse = network.point_head.decode(low, image_low, PROMPTS)
+        logits, coarse = network.point_head.decode(network.encode(IMAGE), PROMPTS)
     assert coarse.mean() < -1
     assert torch.isfinite(logits).all()
     with pytest.raises(ValueError, match="needs one"):
@@ -53,11 +52,12 @@ def test_a_new_network_guesses_background():
 
 @pytest.mark.parametrize("additions", [True, False])
 def test_additions_change_nothing_at_first(written, additions):
-    """A plain VISTA3D gains mixer and click features and answers the same, to the last bit of float32."""
+    """A plain VISTA3D gains click features, mixer and detail and answers the same, but for rounding."""
     init = written(additions=False)
     plain, _, _ = start_network(replace(config(init), additions=False))
     network, _, settled = start_network(replace(config(init), additions=additions))
     assert (network.point_head.mixer is not None) == additions
+    assert (network.shape.detail > 0) == additions
     with torch.no_grad():
         wanted, found = (net(IMAGE, PROMPTS) for net in (plain, network))
     assert torch.allclose(wanted, found, atol=1e-6)
@@ -77,7 +77,7 @@ def test_weights_with_additions_start_as_they_are(written):
     assert settled.sampling.intensity == "view"
     assert settled.sampling.quick_rounds
     assert settled.optimisation.head_share == 0.3
-    assert with_additions(network, (4, 8)) is network
+    assert with_additions(network, replace(TINY, mixer=(4, 8), detail=4)) is network
 
 
 def test_intensities_are_those_of_the_weights(written):
