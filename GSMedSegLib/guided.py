@@ -16,6 +16,9 @@ RADIUS = 1
 FLATNESS = 0.01
 """Variance, as a share of the view's, below which there is no edge to follow."""
 
+NOISE = 0.5
+"""Where the noise moves a voxel's logit by so much, half of what it differs from its neighbours counts."""
+
 LIMIT = 4.0
 """Logits beyond are as sure as this: what counts is where they change their sign."""
 
@@ -24,8 +27,9 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
     """Bring a view's logits to the image's voxels inside a box, their border where the image has an edge.
 
     Around every sample the logits are a line of the grey values; the line's coefficients are brought to the
-    voxels and applied to the voxels' own grey values. Where the image is flat this is an average. Where all
-    logits are at their lower limit, far from the object, nothing has to be computed.
+    voxels and applied to the voxels' own grey values, or those of their neighbourhood where the edge is faint
+    beside the noise. Where the image is flat this is an average. Where all logits are at their lower limit,
+    far from the object, nothing has to be computed.
 
     Args:
         logits: (S, S, S) of the view.
@@ -52,8 +56,23 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
     offset = mean_values - slope * mean_guide
     slope, offset = to_image_grid(torch.stack((_mean(slope), _mean(offset))), view, near)
     k, j, i = (slice(n.start - b.start, n.stop - b.start) for n, b in zip(near, box, strict=True))
-    found[k, j, i] = slope * ((image[k, j, i] - middle) / spread) + offset
+    grey = (image[k, j, i] - middle) / spread
+    trusted = 1 / (1 + (slope * noise_of(grey) / NOISE) ** 2)
+    found[k, j, i] = slope * torch.lerp(_mean(grey), grey, trusted) + offset
     return found
+
+
+def noise_of(image: Tensor) -> float:
+    """Standard deviation of the noise of an image (K, J, I), from what neighbours differ by.
+
+    It is the median of the second differences along its longest side, for most voxels see no edge; those of
+    white noise deviate √6 times as much, and half of a normal distribution is within 0.6745 deviations.
+    """
+    axis = int(np.argmax(image.shape))
+    lines = image.movedim(axis, -1)[::2, ::2]
+    if lines.shape[-1] < 3:
+        return 0.0
+    return float(lines.diff(n=2).abs().median()) / (0.6745 * 6**0.5)
 
 
 def _near(samples: Tensor, view: View, box: Box3) -> Box3 | None:

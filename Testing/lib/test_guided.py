@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from GSMedSegLib import guided as guided_filter
-from GSMedSegLib.guided import LIMIT, guided_to_image_grid
+from GSMedSegLib.guided import LIMIT, guided_to_image_grid, noise_of
 from GSMedSegLib.roi import Pyramid, View, to_image_grid, view_box
 
 SIDE, STEP = 64, 4.0
@@ -50,6 +50,36 @@ def test_bumps_of_a_noisy_surface_are_followed():
     assert dice(guided, truth) > dice(plain, truth) + 0.03
 
 
+def test_noise_makes_no_specks(monkeypatch):
+    """A ball hardly brighter than what is around it beside the noise: its border is one surface."""
+    rng = np.random.default_rng(0)
+    k, j, i = np.mgrid[:SIDE, :SIDE, :SIDE] - (SIDE - 1) / 2
+    truth = np.sqrt(k**2 + j**2 + i**2) < 20
+    image = (np.where(truth, 130.0, 90.0) + rng.normal(0, 12, truth.shape)).astype(np.float32)
+
+    def specks():
+        mask = coarse(image, truth)[0].numpy()
+        return ndimage.label(mask)[1] - 1 + ndimage.label(~mask)[1] - 1, dice(torch.from_numpy(mask), truth)
+
+    quiet, good = specks()
+    monkeypatch.setattr(guided_filter, "NOISE", np.inf)
+    loud, less_good = specks()
+    assert loud > 50
+    assert quiet < 0.05 * loud
+    assert good > less_good
+
+
+def test_the_noise_of_an_image(rng):
+    """Normal noise on steps and a slope; none without it, and none where lines are too short to see it."""
+    steps = np.add.outer(np.repeat([0.0, 500.0, 100.0], 10), np.arange(40.0))[:, None]
+    clean = torch.from_numpy(np.broadcast_to(steps, (30, 20, 40)).astype(np.float32))
+    noise = torch.from_numpy(rng.normal(0, 7, clean.shape).astype(np.float32))
+    assert noise_of(clean) == pytest.approx(0, abs=1e-4)
+    assert noise_of(clean + noise) == pytest.approx(7, rel=0.05)
+    assert noise_of((clean + noise).permute(2, 0, 1)) == pytest.approx(7, rel=0.05)
+    assert noise_of(torch.rand(2, 2, 2)) == 0
+
+
 def test_a_flat_image_only_smooths():
     """Without an edge to follow, a ball of 25 samples, as large as objects are in their views, stays one."""
     k, j, i = np.mgrid[:SIDE, :SIDE, :SIDE] - (SIDE - 1) / 2
@@ -69,6 +99,7 @@ def test_only_what_is_near_is_computed(rng, monkeypatch, corner):
     k, j, i = corner
     logits[k : k + 4, j : j + 3, i : i + 4] = torch.from_numpy(rng.normal(0, 4, (4, 3, 4)).astype(np.float32))
     arguments = (Pyramid(image).sample(view), image[box], view, box)
+    monkeypatch.setattr(guided_filter, "noise_of", lambda image: 0.4)  # it is that of what is near
     quick = guided_to_image_grid(logits, *arguments)
     nothing = guided_to_image_grid(torch.full_like(logits, -9.0), *arguments)
     assert (nothing == -LIMIT).all()
