@@ -31,7 +31,7 @@ class Seeing:
         if key not in self.kept:
             self.keys.append(key)
             image = roi()[None, None] if callable(roi) else roi[None, None]
-            self.kept[key] = Embedding(image, image, None)
+            self.kept[key] = Embedding(image, image, None, None)
         return self.kept[key]
 
     def cached(self, key):
