@@ -35,6 +35,9 @@ RATING_WEIGHT = 0.3
 COARSE_WEIGHT = 0.5
 """What the loss of the mixer's coarse logits counts beside that of the full ones."""
 
+NEAR_WEIGHT, NEAR_SIGMA = 0.5, 4.0
+"""What the cross-entropy around the clicks counts, and how far around reaches, in voxels of the view."""
+
 BOX_CLICK_SHARE = 0.5
 """How often a box comes with a click in its object."""
 
@@ -270,7 +273,7 @@ def _learn_objects(
         logits, coarse = _decode(head, encoded, prompts)
     else:
         _, coarse, logits = head.mixer.answer(encoded, prompts)
-    losses = per_object(logits, targets.float())
+    losses = per_object(logits, targets.float()) + NEAR_WEIGHT * near_clicks(logits, targets.float(), prompts)
     if coarse is not None:
         losses = losses + COARSE_WEIGHT * per_object(coarse, coarse_targets)
     tally.dice += float(hard_dice(logits.detach() > 0, targets).sum())
@@ -321,6 +324,21 @@ def per_object(logits: Tensor, targets: Tensor) -> Tensor:
     overlap: Tensor = _soft_dice(logits.float(), targets).flatten(1).mean(1)
     entropy = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").flatten(1).mean(1)
     return overlap + entropy
+
+
+def near_clicks(logits: Tensor, targets: Tensor, prompts: Prompts) -> Tensor:
+    """(R,) cross-entropy of (R, 1, D, H, W) logits around the clicks; 0 for an object without any.
+
+    What a further click mends is a small part of a view, and would count little in the mean over all of it.
+    """
+    along = [
+        torch.exp(-0.5 * ((torch.arange(size, device=logits.device) - at[..., None]) / NEAR_SIGMA) ** 2)
+        for size, at in zip(logits.shape[-3:], prompts.coords.float().unbind(-1), strict=True)
+    ]
+    around = torch.einsum("rnk,rnj,rni->rnkji", *along) * (prompts.labels >= 0)[..., None, None, None]
+    weight = around.amax(1, keepdim=True)
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), targets, weight, reduction="none")
+    return entropy.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
 
 
 def rate(head: PointHead, low: Tensor, owner: Tensor, coarse: Tensor, coarse_targets: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from monai.losses import DiceCELoss
 
 from GSMedSegLib.network import PointHead, Shape
-from GSMedSegLib.prompt_maps import BOX_INSIDE, BOX_OUTSIDE
+from GSMedSegLib.prompt_maps import BOX_INSIDE, BOX_OUTSIDE, Prompts
 from Training import learning
 from Training.clicks import Spread
 from Training.config import Config, NewNetwork, Optimisation, Sampling
@@ -23,6 +23,7 @@ from Training.learning import (
     first_prompts,
     hard_dice,
     learn,
+    near_clicks,
     per_object,
     place_on_errors,
     plan_step,
@@ -72,6 +73,23 @@ def test_the_loss_is_the_seeds():
     official = DiceCELoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
     wanted = [official(logits[[n]], targets[[n]]).item() for n in range(3)]
     assert per_object(logits, targets).tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_what_is_around_the_clicks_counts_for_itself():
+    """Right there alone, wrong there alone; ln 2 where nothing is known; 0 without a click."""
+    targets = torch.ones(2, 1, 24, 24, 24)
+    clicks = Prompts(torch.tensor([[[6, 6, 6], [0, 0, 0]]] * 2), torch.tensor([[1, -1], [-1, -1]]))
+    near = torch.zeros(24, 24, 24, dtype=torch.bool)
+    near[:19, :19, :19] = True  # three standard deviations
+    right_there = torch.where(near, 9.0, -9.0).expand(targets.shape)
+    assert near_clicks(torch.zeros_like(targets), targets, clicks).tolist() == pytest.approx([np.log(2), 0])
+    assert near_clicks(right_there, targets, clicks)[0] < 0.1
+    assert near_clicks(-right_there, targets, clicks)[0] > 8.9
+    halfway = torch.zeros_like(targets)
+    halfway[:, :, :6] = 50.0  # of 24 planes those before the click's, right without doubt
+    planes = np.exp(-0.5 * ((np.arange(24) - 6) / 4) ** 2)
+    wanted = np.log(2) * planes[6:].sum() / planes.sum()
+    assert near_clicks(halfway, targets, clicks)[0].item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_plans_follow_their_shares_and_stages_take_turns():
