@@ -146,6 +146,7 @@ class Optimisation:
         precision: "fp32", "bf16", "fp16" (on CUDA only), or "auto": bf16 where the processor has it.
         head_share: share of the steps that train VISTA3D's head; the others stop at the mixer's logits. 1 for
             networks without mixer.
+        near_clicks: what the cross-entropy around the clicks counts in the loss, beside the whole view's.
         views_at_once, objects_at_once: how much goes through the network together; less takes less memory and
             gives the same gradients.
         checkpoint_gradients: compute the encoder's activations twice rather than keep them.
@@ -164,6 +165,7 @@ class Optimisation:
     rate_factors: dict[str, float] = field(default_factory=dict)
     precision: str = "auto"
     head_share: float = 1.0
+    near_clicks: float = 0.0
     views_at_once: int = 4
     objects_at_once: int = 16
     checkpoint_gradients: bool = False

@@ -35,8 +35,8 @@ RATING_WEIGHT = 0.3
 COARSE_WEIGHT = 0.5
 """What the loss of the mixer's coarse logits counts beside that of the full ones."""
 
-NEAR_WEIGHT, NEAR_SIGMA = 0.5, 4.0
-"""What the cross-entropy around the clicks counts, and how far around reaches, in voxels of the view."""
+NEAR_SIGMA = 4.0
+"""How far around the clicks counts for itself, in voxels of the view."""
 
 BOX_CLICK_SHARE = 0.5
 """How often a box comes with a click in its object."""
@@ -273,7 +273,9 @@ def _learn_objects(
         logits, coarse = _decode(head, encoded, prompts)
     else:
         _, coarse, logits = head.mixer.answer(encoded, prompts)
-    losses = per_object(logits, targets.float()) + NEAR_WEIGHT * near_clicks(logits, targets.float(), prompts)
+    losses = per_object(logits, targets.float())
+    if config.optimisation.near_clicks:
+        losses = losses + config.optimisation.near_clicks * near_clicks(logits, targets.float(), prompts)
     if coarse is not None:
         losses = losses + COARSE_WEIGHT * per_object(coarse, coarse_targets)
     tally.dice += float(hard_dice(logits.detach() > 0, targets).sum())

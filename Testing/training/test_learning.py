@@ -92,6 +92,23 @@ def test_what_is_around_the_clicks_counts_for_itself():
     assert near_clicks(halfway, targets, clicks)[0].item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_the_loss_around_the_clicks_is_added_as_often_as_wanted():
+    """By its weight; none by default, as in the seed."""
+    assert CONFIG.optimisation.near_clicks == 0
+    losses = [
+        learn(
+            tiny(),
+            [bright_block()],
+            Plan(0, True, CENTRE),
+            replace(CONFIG, optimisation=replace(CONFIG.optimisation, near_clicks=weight)),
+            CPU,
+        ).loss
+        for weight in (0.0, 0.5, 1.0)
+    ]
+    assert losses[1] > losses[0] + 0.01
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
+
+
 def test_plans_follow_their_shares_and_stages_take_turns():
     """The same number, the same plan; stages by epoch."""
     stages = ({"uniform": 1.0}, {"edge_centre": 1.0})
