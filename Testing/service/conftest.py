@@ -73,11 +73,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
 
 @pytest.fixture
 def serve(make_engine: Callable[..., Any]) -> Callable[..., AbstractContextManager[Served]]:
-    """Starts services of a small engine with random weights, given their limits."""
+    """Starts services of a small engine with random weights, whose masks leave each other room, given their limits."""
 
     @contextmanager
     def start(engine: Any = None, port: int = 0, tls: Any = None, **limits: Any) -> Iterator[Served]:
-        made = engine or make_engine({"roi": "16"}, additions=True)
+        made = engine or make_engine({"roi": "16"}, additions=True, detail=0)
         served = Served(made, Limits(**{"memory_gb": 2.0, **limits}), port, tls).start()
         try:
             yield served
