@@ -73,7 +73,7 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
 
 @pytest.fixture
 def serve(make_engine: Callable[..., Any]) -> Callable[..., AbstractContextManager[Served]]:
-    """Starts services of a small engine, whose random weights leave room for two objects, given their limits."""
+    """Starts services of a small engine, whose random weights leave room for two objects."""
 
     @contextmanager
     def start(engine: Any = None, port: int = 0, tls: Any = None, **limits: Any) -> Iterator[Served]:
