@@ -63,7 +63,7 @@ def guided_to_image_grid(logits: Tensor, samples: Tensor, image: Tensor, view: V
 
 
 def noise_of(image: Tensor) -> float:
-    """Standard deviation of the noise of an image (K, J, I), from what neighbours differ by.
+    """Standard deviation of an image's noise, in its grey values, from what neighbours (K, J, I) differ by.
 
     It is the median of the second differences along its longest side, for most voxels see no edge; those of
     white noise deviate √6 times as much, and half of a normal distribution is within 0.6745 deviations.
