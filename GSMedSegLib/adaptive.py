@@ -29,6 +29,9 @@ FIT = 0.6
 FINEST_STEP = 0.5
 """A view is never finer than this part of the smallest voxel side: there is nothing more to see."""
 
+LEAST_VOXELS = 1.0
+"""A view covers at least so much along each axis, however thick the slices are: none lies between two."""
+
 COARSER = 1.5
 """A view may be this much coarser than the one before for the sake of a click outside."""
 
@@ -93,12 +96,15 @@ class AdaptiveStrategy:
         """Take an image (K, J, I).
 
         Raises:
-            ValueError: a constant image, or one with NaN.
+            ValueError: a constant image, or one with NaN or voxels beyond `LARGEST`.
         """
         low, high = percentile_limits(image)
         k, j, i = image.shape
         self._shape = (k, j, i)
-        self._spacing_mm = np.asarray(spacing_kji_mm, dtype=float)
+        self._spacing_mm = np.array(spacing_kji_mm, dtype=float)
+        single = np.array(self._shape) == 1
+        if not single.all():  # how thick a single slice is says nothing of the zooms to look at
+            self._spacing_mm[single] = self._spacing_mm[~single].min()
         volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
         if not self._by_view:
             volume = ((volume - low) / (high - low)).clamp(0, 1)
@@ -195,10 +201,10 @@ class AdaptiveStrategy:
             step_mm *= 2
 
     def _view(self, center_kji: NDArray[np.float64], step_mm: float) -> View:
-        """A view with cubic samples, pushed inside the image where it is smaller than the image."""
-        step = step_mm / self._spacing_mm
+        """A view with cubic samples (unless slices are too thick), inside an image that is larger."""
+        step = np.maximum(step_mm / self._spacing_mm, LEAST_VOXELS / self.roi)
         center = inside_center(center_kji, step, self.roi, self._shape)
-        k, j, i = np.floor(center) + 0.5  # at step 1 and an even size, samples are voxels
+        k, j, i = np.where(np.isclose(step, 1), np.floor(center) + 0.5, center)  # samples that are voxels
         a, b, c = step
         return View((float(k), float(j), float(i)), (float(a), float(b), float(c)), self.roi)
 
@@ -223,12 +229,14 @@ class AdaptiveStrategy:
     def _cut_off(self, view: View, mask: Tensor) -> float:
         """Share of the view's faces through which the mask leaves it, not counting the image's own border."""
         touching, size = 0, view.size
+        step = np.array(view.step_kji)
         start = np.array(view.start_kji)
-        stop = start + (size - 1) * np.array(view.step_kji)
+        stop = start + (size - 1) * step
+        reach = np.maximum(0.5, step / 2)  # a sample stands for all that it is nearest to
         for axis in range(3):
-            if start[axis] > 0.5 and bool(mask.select(axis, 0).any()):
+            if start[axis] > reach[axis] and bool(mask.select(axis, 0).any()):
                 touching += 1
-            if stop[axis] < self._shape[axis] - 1.5 and bool(mask.select(axis, size - 1).any()):
+            if stop[axis] < self._shape[axis] - 1 - reach[axis] and bool(mask.select(axis, size - 1).any()):
                 touching += 1
         return touching / 6
 
@@ -242,13 +250,12 @@ class AdaptiveStrategy:
         if self._cut_off(view, mask) == 0 and extent >= 0.3:
             return None
         if self._cut_off(view, mask) > 0:
-            wider = float((np.array(view.step_kji) * self._spacing_mm).max()) * 1.6
-            better = self._view(view.to_image((low + high - 1) / 2), wider)
+            better = self._view(view.to_image((low + high - 1) / 2), 1.6 * self._step_mm(view))
         else:
             better = self._fitting(view.to_image(low - 0.5) + 0.5, view.to_image(high - 0.5) + 0.5)
-        change = np.array(better.step_kji) / np.array(view.step_kji)
+        change = self._step_mm(better) / self._step_mm(view)
         moved = np.abs(np.array(better.center_kji) - view.center_kji) / (np.array(view.step_kji) * view.size)
-        return better if abs(np.log(change[0])) > 0.15 or moved.max() > 0.15 else None
+        return better if abs(np.log(change)) > 0.15 or moved.max() > 0.15 else None
 
     def _agree(self, view: View, logits: Tensor, other: View, answer: Tensor) -> bool:
         """Whether the answer of another view is about the same object, as far as both show it."""
@@ -276,10 +283,13 @@ class AdaptiveStrategy:
         low = np.minimum(low + corner, np.array(click.kji) - reach)
         high = np.maximum(high + corner, np.array(click.kji) + 1 + reach)
         both = self._fitting(low, high)
-        if both.step_kji[0] <= COARSER * view.step_kji[0]:
+        if self._step_mm(both) <= COARSER * self._step_mm(view):
             return both
-        step_mm = float(view.step_kji[0] * self._spacing_mm[0])
-        return self._view(np.array(click.kji, float), step_mm)
+        return self._view(np.array(click.kji, float), self._step_mm(view))
+
+    def _step_mm(self, view: View) -> float:
+        """From sample to sample of a view, along the axes where its samples are cubic."""
+        return float((np.array(view.step_kji) * self._spacing_mm).min())
 
     def _look(
         self, view: View, clicks: Sequence[Click], before: Segment | None, box: Box | None = None
@@ -332,13 +342,10 @@ def _corners(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _within_view(box: Box, view: View) -> Box3:
     """The samples of a view that lie in a box, at least one along each axis."""
-    low, high = (view.to_view(corner[None])[0] for corner in _corners(box))
+    low, high = (np.ceil(view.to_view(corner[None] - 0.5)[0]).astype(int) for corner in _corners(box))
     k, j, i = (
         slice(a, max(a + 1, b))
-        for a, b in zip(
-            np.ceil(low - 0.5).astype(int).clip(0, view.size - 1).tolist(),
-            np.ceil(high - 0.5).astype(int).clip(0, view.size).tolist(),
-        )
+        for a, b in zip(low.clip(0, view.size - 1).tolist(), high.clip(0, view.size).tolist())
     )
     return k, j, i
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -45,7 +47,7 @@ class CaseSegmenter:
             ValueError: the case has neither clicks nor boxes, or a constant image.
         """
         self.set_image(case)
-        return self.paint([self.segment_class(n, prompts) for n, prompts in enumerate(prompts_of(case))])
+        return self.paint(self.segment_class(n, prompts) for n, prompts in enumerate(prompts_of(case)))
 
     def set_image(self, case: Case) -> None:
         """Start on a case's image, unless the predictor has that very object already.
@@ -78,8 +80,12 @@ class CaseSegmenter:
         segment = self._predictor.segment(name)
         return segment if self._shrink == 1 else _enlarged(segment, self._shrink, (k, j, i))
 
-    def paint(self, segments: list[Segment]) -> LabelArray:
-        """(K, J, I) labels of all classes, in order; overlaps go as the strategy has it."""
+    def paint(self, segments: Iterable[Segment]) -> LabelArray:
+        """(K, J, I) labels of all classes, in order; overlaps go as the strategy has it.
+
+        Args:
+            segments: of the classes; taken one by one, so that not all of them need be in memory.
+        """
         assert self._image is not None, "set_image comes first"
         k, j, i = self._image.shape
         return self._predictor.paint(segments, (k, j, i))

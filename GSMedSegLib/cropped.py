@@ -61,7 +61,7 @@ class Cropped:
 
 
 def crop(array: NDArray[Any], shape: Voxel | None = None, start_kji: Voxel = (0, 0, 0)) -> Cropped:
-    """The smallest box with all that is not zero.
+    """A copy of the smallest box with all that is not zero.
 
     Args:
         array: 3D, bool or unsigned integers.
@@ -79,7 +79,7 @@ def crop(array: NDArray[Any], shape: Voxel | None = None, start_kji: Voxel = (0,
         first, last = int(found[0]), int(found[-1])
         low[axis] += first
         inner = inner[tuple(slice(first, last + 1) if a == axis else slice(None) for a in range(3))]
-    return Cropped(shape, (low[0], low[1], low[2]), inner)
+    return Cropped(shape, (low[0], low[1], low[2]), inner.copy())
 
 
 def pack(cropped: Cropped) -> tuple[dict[str, Any], bytes]:

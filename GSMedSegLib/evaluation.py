@@ -70,9 +70,13 @@ class ResultStore:
         """Keep the last labels of a case as `masks/NAME.npz` with `segs`, as the challenge has them."""
         labels = played.case.prev_pred
         assert labels is not None, "a case that was played has an answer"
-        folder = self.folder / "masks"
-        folder.mkdir(exist_ok=True)
-        write_segs(folder / f"{played.result.name}.npz", labels)
+        path = self.masks(played.result.name)
+        path.parent.mkdir(exist_ok=True)
+        write_segs(path, labels)
+
+    def masks(self, name: str) -> Path:
+        """Where the last labels of a case are, or would be."""
+        return self.folder / "masks" / f"{name}.npz"
 
     def picture(self, name: str) -> Path:
         """Where the picture of a case is, or would be."""
@@ -92,7 +96,7 @@ def evaluate(
     surfaces: bool = True,
     round_done: Callable[[CaseSource, int], None] = lambda source, number: None,
 ) -> Iterator[CaseResult]:
-    """Play every case that has no result yet, and keep its result.
+    """Play every case that has no result yet, or lacks its masks, and keep its result.
 
     Args:
         segmenter: runs six times a case.
@@ -108,7 +112,7 @@ def evaluate(
     """
     for source in sources:
         result = store.read(source)
-        if result is None:
+        if result is None or (keep_masks and not result.error and not store.masks(source.name).is_file()):
             result = _play(segmenter, source, store, draw, keep_masks, surfaces, round_done)
         yield result
 

@@ -56,16 +56,17 @@ def next_click(
     if logits.numel() == 0:
         return None
     factor = max(1, -(-max(logits.shape) // COARSE_SIDE))
+    factors = [min(factor, n) for n in logits.shape]
     wrong = torch.sigmoid(-logits.abs())[None, None]
-    doubt = F.avg_pool3d(wrong, factor, ceil_mode=True, count_include_pad=False)[0, 0].numpy()
-    step_mm = np.array(spacing_kji_mm) * factor
+    doubt = F.avg_pool3d(wrong, factors, ceil_mode=True, count_include_pad=False)[0, 0].numpy()
+    step_mm = np.array(spacing_kji_mm) * factors
     volume_mm3 = float((logits > 0).sum()) * float(np.prod(spacing_kji_mm))
     radius_mm = max(REACH * np.cbrt(volume_mm3 * 6 / np.pi), float(min(spacing_kji_mm)))
     smooth = ndimage.gaussian_filter(doubt, radius_mm / step_mm, mode="constant", truncate=3.0)
     start = np.array([s.start for s in segment.box])
     grid = np.ogrid[tuple(slice(n) for n in smooth.shape)]
     for click in clicks:
-        at = (np.array(click.kji) - start) / factor
+        at = (np.array(click.kji) - start) / factors
         distance = sum(((g - a) * s) ** 2 for g, a, s in zip(grid, at, step_mm))
         smooth = smooth * (1 - np.exp(-distance / (2 * radius_mm**2)))
     coarse = np.array(np.unravel_index(int(smooth.argmax()), smooth.shape))
@@ -73,7 +74,7 @@ def next_click(
     if found < LEAST_DOUBT:
         return None
     # Of the voxels behind the coarse sample, the one in most doubt.
-    block = tuple(slice(int(c) * factor, (int(c) + 1) * factor) for c in coarse)
+    block = tuple(slice(int(c) * f, (int(c) + 1) * f) for c, f in zip(coarse, factors, strict=True))
     part = wrong[0, 0][block]
     inside = np.unravel_index(int(part.argmax()), tuple(part.shape))
     local = tuple(b.start + int(x) for b, x in zip(block, inside))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,13 +104,17 @@ class PacedSegmenter:
             clicks, box = prompts[first]
             known = first
             self._timed(self._efforts[0], case, first, (clicks[:1], box))  # its window is kept: not in vain
-        segments: list[Segment] = []
-        for n, class_prompts in enumerate(prompts):
-            effort = self._plan(deadline - self._clock(), sum(costs[n:]), answered=int(n == known))
-            if effort is not self._efforts[0] and not warnings:
-                warnings.append(f"from class {n + 1} on with {effort.name}, to stay within the time limit")
-            segments.append(self._timed(effort, case, n, class_prompts))
-        labels = self._efforts[0].segmenter.paint(segments)
+
+        def segments() -> Iterator[Segment]:
+            for n, class_prompts in enumerate(prompts):
+                effort = self._plan(deadline - self._clock(), sum(costs[n:]), answered=int(n == known))
+                if effort is not self._efforts[0] and not warnings:
+                    warnings.append(
+                        f"from class {n + 1} on with {effort.name}, to stay within the time limit"
+                    )
+                yield self._timed(effort, case, n, class_prompts)
+
+        labels = self._efforts[0].segmenter.paint(segments())
         taken_s = self._clock() - began
         if taken_s > share_s:
             warnings.append(f"took {taken_s:.1f} s; this run's share of the time limit is {share_s:.1f} s")

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from GSMedSegLib.adaptive import DOUBTFUL, AdaptiveStrategy
+from GSMedSegLib.adaptive import DOUBTFUL, AdaptiveStrategy, _within_view
 from GSMedSegLib.edits import CLICK_LOGIT
 from GSMedSegLib.engine import Embedding
 from GSMedSegLib.network import Shape
 from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompt_maps import BOX_INSIDE, BOX_OUTSIDE
 from GSMedSegLib.prompts import Box, Click
+from GSMedSegLib.roi import View
 
 ROI = 16
 
@@ -94,6 +95,41 @@ def test_thick_slices_are_seen_as_they_lie_in_space(see):
         assert np.ptp(np.array(view.step_kji) * spacing) == pytest.approx(0, abs=1e-9)
 
 
+def test_no_view_lies_between_two_slices(see):
+    """Slices fifty times as thick as pixels: every view shows the clicked voxel, and no answer is lost."""
+    spacing = (10.0, 0.2, 0.2)
+    image = ball((12, 64, 64), (6, 30, 33), 4, spacing)
+    strategy, engine = see(image, spacing)
+    segment = strategy.predict([Click((6, 30, 33), True)])
+    assert dice(segment.mask, image > 0.5) > 0.8
+    for coords, labels, _ in engine.decoded:
+        assert labels.tolist() == [1]
+        assert np.abs(coords[0] - (ROI - 1) / 2).max() <= ROI / 2
+    for view in engine.views:
+        assert min(np.array(view.step_kji) * ROI) >= 1
+
+
+def test_the_thickness_of_a_single_slice_means_nothing(see):
+    """A microscope's picture of 0.65 µm pixels whose file says 1 mm for the slice."""
+    image = ball((1, 64, 64), (0, 30, 33), 9)
+    views = []
+    for thickness in (0.00065, 1.0):
+        strategy, engine = see(image, (thickness, 0.00065, 0.00065))
+        assert dice(strategy.predict([Click((0, 30, 33), True)]).mask, image > 0.5) > 0.9
+        views.append(engine.views)
+    assert views[0] == views[1]
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, 1.0, 3.0])
+def test_a_box_covers_the_samples_of_its_voxels(step):
+    """A sample belongs to the box if the voxel that it lies in does."""
+    view = View((20.3, 20.3, 20.3), (step, step, step), 24)
+    box = Box((18, 18, 18), (22, 22, 22))
+    at = view.to_image(np.arange(24)[:, None] * np.ones(3))[:, 0]
+    wanted = np.flatnonzero((at >= 17.5) & (at < 22.5))
+    assert {tuple(range(24)[side]) for side in _within_view(box, view)} == {tuple(wanted.tolist())}
+
+
 def test_the_first_look_goes_from_voxels_to_the_whole(see):
     """Zooms double from half a voxel a sample until 60 voxels fit 16 samples: 1/2, 1, 2, 4."""
     strategy, engine = see(ball((60, 40, 30), (30, 20, 15), 5))
@@ -165,6 +201,17 @@ def test_a_small_image_is_seen_whole(see):
     first = engine.views[1]
     assert first.step_kji == (1, 1, 1)
     assert first.center_kji == pytest.approx((5.5, 7.5, 4.5), abs=0.5)
+
+
+@pytest.mark.parametrize("step", [0.5, 1, 2, 8])
+def test_the_images_own_border_cuts_nothing_off(see, step):
+    """A view in a corner of the image, full of mask, is left through its three inner faces alone."""
+    strategy, _ = see(np.arange(240.0**3, dtype=np.float32).reshape(240, 240, 240))
+    full = torch.ones(ROI, ROI, ROI, dtype=torch.bool)
+    for corner in ((0, 0, 0), (239, 239, 239), (0, 239, 0)):
+        view = strategy._view(np.array(corner, float), step)
+        assert strategy._cut_off(view, full) == 3 / 6
+    assert strategy._cut_off(strategy._view(np.array((120.0, 120.0, 120.0)), step), full) == 1
 
 
 def test_views_stay_inside_a_larger_image(see):

@@ -22,6 +22,14 @@ def test_a_mask_is_cut_to_its_voxels():
     assert np.array_equal(cropped.whole(), mask)
 
 
+def test_what_was_cropped_is_a_copy():
+    """The caller may use his array again: a ledger's history must not change with it."""
+    mask = np.ones((4, 5, 6), bool)
+    cropped = crop(mask)
+    mask[:] = False
+    assert cropped.array.all()
+
+
 def test_a_part_of_the_whole_keeps_its_place():
     part = np.zeros((3, 3, 3), bool)
     part[1, 1, 1] = True

@@ -180,6 +180,17 @@ def test_masks_and_pictures_are_kept(sources: list[CaseSource], folder: Path) ->
     assert store.picture("CT_a").read_bytes() == b"a picture of CT_a"
 
 
+def test_masks_asked_for_later_are_made(sources: list[CaseSource], folder: Path) -> None:
+    store = ResultStore(folder, {})
+    segmenter = Perfect()
+    list(evaluate(segmenter, sources[:1], store))
+    played = segmenter.runs
+    for _ in range(2):
+        list(evaluate(segmenter, sources[:1], store, keep_masks=True))
+        assert segmenter.runs == 2 * played, "played again once, and not a third time"
+        assert store.masks(sources[0].name).is_file()
+
+
 def test_rounds_are_told(sources: list[CaseSource], folder: Path) -> None:
     told = []
     store = ResultStore(folder, {})

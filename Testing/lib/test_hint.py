@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from GSMedSegLib.hint import next_click
@@ -66,6 +67,16 @@ def test_large_boxes_are_looked_at_coarsely_and_hit_exactly():
     hint = next_click(segment_of(logits), [], SPACING)
     assert hint is not None
     assert all(low <= x < high for x, low, high in zip(hint.kji, (40, 30, 40), (60, 50, 60)))
+
+
+@pytest.mark.parametrize("shape", [(6, 512, 512), (1, 600, 2), (2, 3, 300)], ids=str)
+def test_thin_boxes_are_looked_at_coarsely_where_they_are_long(shape):
+    logits = np.full(shape, -9.0)
+    wanted = tuple(n // 2 for n in shape)
+    logits[tuple(slice(max(0, x - 20), x + 20) for x in wanted)] = -0.5
+    hint = next_click(segment_of(logits), [], SPACING)
+    assert hint is not None
+    assert all(abs(x - y) <= 20 for x, y in zip(hint.kji, wanted))
 
 
 def test_voxels_that_no_window_reached_are_no_doubt():
