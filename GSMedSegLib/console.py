@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 FAILED = 2
 """Exit code when something could not be done; argparse uses the same for arguments it does not understand."""
 
+LAST_PORT = 65535
+
 _HINTS = {
     errno.ENOENT: "check the path",
     errno.EACCES: "choose another folder, or ask for access",
@@ -52,6 +54,13 @@ def command(
     return parser
 
 
+def port(text: str) -> int:
+    """A port to listen on, as argparse wants it; 0 for any that is free."""
+    if not text.isdecimal() or int(text) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to {LAST_PORT}; got {text!r}")
+    return int(text)
+
+
 def when_input_ends(do: Callable[[], None]) -> None:
     """Do something when the standard input is closed, as it is when the parent process ends."""
 
@@ -75,7 +84,7 @@ def say(text: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """What went wrong, in one line, below which a list of things to choose from stays a list."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         hint = f"; {_HINTS[error.errno]}" if error.errno in _HINTS else ""
@@ -84,4 +93,4 @@ def reason(error: Exception) -> str:
         text = "not enough memory; crop the image, or close other programs"
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return "\n- ".join(" ".join(part.split()) for part in text.split("\n- "))

@@ -7,12 +7,11 @@ bent until it fits.
 
 from __future__ import annotations
 
-import contextlib
+import colorsys
 import errno
-import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from GSMedSegLib.atomic import atomic_path, check_target
+from GSMedSegLib.dicom_series import check_even_slices, choose_series
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
@@ -29,15 +29,15 @@ from GSMedSegLib.geometry import (
     lps_from_ijk_to_ras,
     spacing_kji_mm,
 )
+from GSMedSegLib.itk_warnings import no_itk_warnings
 from GSMedSegLib.labels import as_labels
-from GSMedSegLib.nifti import check_forms_agree, check_voxels
+from GSMedSegLib.nifti import check_forms_agree, check_voxels, has_position
 
 READ_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
-_IMAGE_POSITION = "0020|0032"
-_UNEVEN_SLICES = 0.1
-"""How far from an even grid a DICOM slice may lie, in slice distances; scanners round positions."""
+_HUE_STEP = 0.618
+"""Of the colour circle, from one object to the next: the golden ratio keeps them apart, however many."""
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
@@ -48,6 +48,7 @@ class Volume:
         array: (K, J, I), real numbers, no NaN or infinity.
         ijk_to_ras: (4, 4) float64, mm.
         name: file or folder name without suffixes.
+        has_position: whether the file says where the image lies; if not, `ijk_to_ras` is made up.
 
     Raises:
         ValueError: not 3D, no voxels, or a matrix that is no voxel grid.
@@ -56,6 +57,7 @@ class Volume:
     array: NDArray[Any]
     ijk_to_ras: FloatArray
     name: str
+    has_position: bool = True
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or self.array.size == 0:
@@ -105,7 +107,7 @@ def read_volume(path: str | os.PathLike[str], series: str | None = None) -> Volu
     # The extremes are NaN where any voxel is: no mask of the size of the image is needed.
     if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise ValueError(f"{path}: the image has NaN or infinite voxels; replace them")
-    return Volume(array, _ijk_to_ras(image), _name(path))
+    return Volume(array, _ijk_to_ras(image), _name(path), has_position(image))
 
 
 def read_labelmap(path: str | os.PathLike[str]) -> Volume:
@@ -119,25 +121,32 @@ def read_labelmap(path: str | os.PathLike[str]) -> Volume:
         OSError: the file cannot be opened.
     """
     volume = read_volume(path)
-    return Volume(as_labels(volume.array, str(path)), volume.ijk_to_ras, volume.name)
+    return replace(volume, array=as_labels(volume.array, str(path)))
 
 
 def write_labelmap(
-    path: str | os.PathLike[str], labels: NDArray[Any], ijk_to_ras: ArrayLike, compress: bool = True
+    path: str | os.PathLike[str],
+    labels: NDArray[Any],
+    ijk_to_ras: ArrayLike,
+    compress: bool = True,
+    names: Sequence[str] = (),
 ) -> None:
     """Writes a label map, whole or not at all.
 
     Args:
-        path: ends in .nii, .nii.gz, .nrrd or .mha.
+        path: ends in .nii, .nii.gz, .nrrd or .mha; with names, .seg.nrrd is a segmentation for Slicer.
         labels: (K, J, I) whole numbers from 0; stored in the smallest of uint8, uint16 and uint32.
         ijk_to_ras: (4, 4), mm, of the image that was segmented.
         compress: for NRRD and MetaImage; NIfTI goes by its suffix.
+        names: of the objects with labels 1, 2, …; only .seg.nrrd has a place for them.
 
     Raises:
         ValueError: unknown suffix, not a label map, or a geometry that the format cannot hold.
         OSError: the file cannot be written, for example because the disk is full.
     """
-    write_volume(path, as_labels(labels, "the label map"), ijk_to_ras, compress)
+    labels = as_labels(labels, "the label map")
+    fields = _segment_fields(names, labels.shape) if Path(path).name.endswith(".seg.nrrd") else {}
+    _write(Path(path), labels, ijk_to_ras, compress, fields)
 
 
 def write_volume(
@@ -155,22 +164,7 @@ def write_volume(
         ValueError: unknown suffix, or a geometry that the format cannot hold.
         OSError: the file cannot be written, for example because the disk is full.
     """
-    path = Path(path)
-    check_volume_target(path)
-    image = sitk.GetImageFromArray(array)
-    origin, spacing, direction = lps_from_ijk_to_ras(ijk_to_ras)
-    image.SetOrigin(origin)
-    image.SetSpacing(spacing)
-    image.SetDirection(direction)
-    with atomic_path(path) as temporary, no_itk_warnings():
-        try:
-            sitk.WriteImage(image, os.fspath(temporary), compress)
-            header = _read_header(temporary)
-            if header.GetImageIO() == "NiftiImageIO":
-                check_voxels(header, temporary)
-        except (RuntimeError, ValueError) as error:
-            raise OSError(errno.EIO, "not written; is the disk full or read-only?", str(path)) from error
-        _check_same_grid(header, image, path)
+    _write(Path(path), array, ijk_to_ras, compress, {})
 
 
 def check_volume_target(path: str | os.PathLike[str]) -> None:
@@ -185,6 +179,48 @@ def check_volume_target(path: str | os.PathLike[str]) -> None:
             f"{path}: volumes are written as {', '.join(WRITE_SUFFIXES)}; choose one of these endings"
         )
     check_target(path)
+
+
+def _write(
+    path: Path, array: NDArray[Any], ijk_to_ras: ArrayLike, compress: bool, fields: Mapping[str, str]
+) -> None:
+    check_volume_target(path)
+    image = sitk.GetImageFromArray(array)
+    origin, spacing, direction = lps_from_ijk_to_ras(ijk_to_ras)
+    image.SetOrigin(origin)
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
+    with atomic_path(path) as temporary, no_itk_warnings():
+        try:
+            sitk.WriteImage(image, os.fspath(temporary), compress)
+            header = _read_header(temporary)
+            if header.GetImageIO() == "NiftiImageIO":
+                check_voxels(header, temporary)
+        except (RuntimeError, ValueError) as error:
+            raise OSError(errno.EIO, "not written; is the disk full or read-only?", str(path)) from error
+        _check_same_grid(header, image, path)
+
+
+def _segment_fields(names: Sequence[str], shape: tuple[int, ...]) -> dict[str, str]:
+    """What Slicer wants to know of the objects with labels 1, 2, … of a label map (K, J, I).
+
+    Source: vtkMRMLSegmentationStorageNode.
+    """
+    extent = " ".join(f"0 {size - 1}" for size in reversed(shape))
+    fields = {"Segmentation_ReferenceImageExtentOffset": "0 0 0"} if names else {}
+    for n, name in enumerate(names):
+        about = {
+            "ID": f"Segment_{n + 1}",
+            "Name": name,
+            "Color": "{:.3f} {:.3f} {:.3f}".format(*colorsys.hsv_to_rgb(_HUE_STEP * n % 1, 0.7, 0.9)),
+            "LabelValue": str(n + 1),
+            "Layer": "0",
+            "Extent": extent,
+        }
+        fields |= {f"Segment{n}_{key}": value for key, value in about.items()}
+    return fields
 
 
 def _read_file(path: Path) -> sitk.Image:
@@ -212,19 +248,10 @@ def _read_file(path: Path) -> sitk.Image:
 def _read_series(folder: Path, series: str | None) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     with no_itk_warnings():
-        found = reader.GetGDCMSeriesIDs(os.fspath(folder))
-        if not found:
-            raise ValueError(
-                f"{folder}: no DICOM images in this folder; give the folder that holds the slices"
-            )
-        if series is None and len(found) > 1:
-            raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one of: {', '.join(found)}")
-        if series is not None and series not in found:
-            raise ValueError(f"{folder} has no DICOM series {series}; it has: {', '.join(found)}")
-        files = reader.GetGDCMSeriesFileNames(os.fspath(folder), series or found[0])
+        files = choose_series(folder, series).files
         if len(files) == 1:
-            return _read_file(Path(files[0]))
-        reader.SetFileNames(files)
+            return _read_file(files[0])
+        reader.SetFileNames([os.fspath(file) for file in files])
         reader.MetaDataDictionaryArrayUpdateOn()
         try:
             image: sitk.Image = reader.Execute()
@@ -233,7 +260,7 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
                 f"{folder}: the series is not one volume (a damaged slice, or slices of several sizes)"
             ) from error
     _check_scalar(image, folder)
-    _check_even_slices(reader, image, folder)
+    check_even_slices(reader, image, files, folder)
     return image
 
 
@@ -265,17 +292,6 @@ def _check_scalar(image: sitk.Image | sitk.ImageFileReader, path: Path) -> None:
         raise ValueError(f"{path}: one number a voxel is needed, got {pixel_type}; convert it to grey values")
 
 
-def _check_even_slices(reader: sitk.ImageSeriesReader, image: sitk.Image, folder: Path) -> None:
-    distance_mm = image.GetSpacing()[2]
-    for k in range(image.GetSize()[2]):
-        if not reader.HasMetaDataKey(k, _IMAGE_POSITION):
-            continue
-        position_lps = [float(number) for number in reader.GetMetaData(k, _IMAGE_POSITION).split("\\")]
-        expected_lps = image.TransformIndexToPhysicalPoint((0, 0, k))
-        if math.dist(position_lps, expected_lps) > _UNEVEN_SLICES * distance_mm:
-            raise ValueError(f"{folder}: slices are missing or uneven, at slice {k}; export the series again")
-
-
 def _check_same_grid(header: sitk.ImageFileReader, image: sitk.Image, path: Path) -> None:
     wanted = _ijk_to_ras(image)
     offset_mm = grid_distance_mm(_ijk_to_ras(header), wanted, image.GetSize()[::-1])
@@ -296,14 +312,3 @@ def _name(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
-
-
-@contextlib.contextmanager
-def no_itk_warnings() -> Iterator[None]:
-    """What ITK would print as a warning is an error here, or of no concern to the user."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_data_path
 
-from GSMedSegLib.console import command, say, when_input_ends
+from GSMedSegLib.console import command, port, reason, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
 from GSMedSegLib.web.launcher import TOKEN_VARIABLE, launch
 
 if TYPE_CHECKING:
     from GSMedSegLib.service.engines import EngineSource
     from GSMedSegLib.web.address import Address
+    from GSMedSegLib.web.autosave import Autosave
     from GSMedSegLib.web.opening import Opened
 
 NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn": "server"}
@@ -52,8 +53,8 @@ def add_web(commands: Any) -> None:
     parser.add_argument("--series", metavar="UID", help="which DICOM series, where the folder has several")
     add = parser.add_argument_group("address").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8732, help="0 for any that is free (default: %(default)s)")
-    add("--token-file", type=Path, metavar="FILE", help="file with the token of the page")
+    add("--port", type=port, default=8732, help="0 for any that is free (default: %(default)s)")
+    add("--token-file", type=Path, metavar="FILE", help="file with the page's token; for --users, one a line")
     add("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), to encrypt connections")
     add("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
     add("--no-browser", action="store_true", help="do not open the page in this computer's browser")
@@ -81,7 +82,8 @@ def _web(options: argparse.Namespace) -> int:
         extras = ",".join(sorted(missing, reverse=True))
         raise RuntimeError(f"gsmedseg web needs more packages: pip install 'gsmedseg[{extras}]'")
     if options.users is not None:
-        return launch(options.users, options.port, _without(sys.argv[2:], "--users", "--port", "--user"))
+        others = _without(sys.argv[2:], "--users", "--port", "--user", "--token-file")
+        return launch(options.users, options.port, others, _tokens(options.token_file, options.users))
     address = _address(options)
     if options.host not in LOCAL_HOSTS and address.tls is None:
         say("warning: without --tls-cert nothing is encrypted; use a network you trust, or a tunnel")
@@ -102,14 +104,17 @@ def _serve(options: argparse.Namespace, address: Address) -> int:
     from GSMedSegLib.web.app import WebApp
     from GSMedSegLib.web.autosave import Autosave
 
-    autosave = None
+    autosave, not_kept = None, ""
     if not options.no_autosave:
         autosave = Autosave(_work_folder() / _file_name(options.user))
-        autosave.tidy()
+        not_kept = _claim(autosave, options.user)
+        if not_kept:
+            say(f"warning: {not_kept}")
+            autosave = None
     source = _engine(options)
     name = options.engine or f"engine: this computer, {Path(options.weights).name}"
     try:
-        app = WebApp(source, autosave, name)
+        app = WebApp(source, autosave, name, not_kept)
         if options.until_input_ends:
             when_input_ends(app.end)
         app.run(address, _first(options), lambda url: _tell(url, options.no_browser))
@@ -117,6 +122,17 @@ def _serve(options: argparse.Namespace, address: Address) -> int:
         if isinstance(source, OwnEngine):
             source.stop()
     return 0
+
+
+def _claim(autosave: Autosave, user: str) -> str:
+    """Has the user's folder for this page alone; why nothing is kept, where it cannot be had."""
+    try:
+        if not autosave.claim():
+            return f"not kept: another page of the user {user} is open; start this one with another --user"
+        autosave.tidy()
+    except OSError as error:
+        return f"not kept: {reason(error)}"
+    return ""
 
 
 def _first(options: argparse.Namespace) -> tuple[str, Callable[[], Opened]] | None:
@@ -176,8 +192,7 @@ def _address(options: argparse.Namespace) -> Address:
     token = (
         _read(options.token_file) or os.environ.get(TOKEN_VARIABLE, "").strip() or secrets.token_urlsafe(24)
     )
-    if len(token) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in token):
-        raise ValueError("a token has 16 or more ASCII letters, digits, - and _; choose a longer one")
+    _check_token(token)
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ValueError("--tls-cert and --tls-key go together; give both, or neither")
     tls = None if options.tls_cert is None else (options.tls_cert, options.tls_key)
@@ -185,6 +200,31 @@ def _address(options: argparse.Namespace) -> Address:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; give the certificate and its key in PEM format")
     return Address(options.host, options.port, token, tls)
+
+
+def _check_token(token: str) -> None:
+    if len(token) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in token):
+        raise ValueError("a token has 16 or more ASCII letters, digits, - and _; choose a longer one")
+
+
+def _tokens(path: Path | None, users: int) -> list[str] | None:
+    """The tokens of several users' pages; None for new ones, when there is no file.
+
+    Raises:
+        ValueError: fewer than users, one twice, or one that is too short.
+        OSError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    tokens = _read(path).split()
+    for token in tokens:
+        _check_token(token)
+    if len(tokens) < users or len(set(tokens)) < len(tokens):
+        raise ValueError(
+            f"{path}: {users} users need {users} different tokens, one a line; "
+            f"the file has {len(tokens)}, {len(set(tokens))} of them different"
+        )
+    return tokens[:users]
 
 
 def _read(path: Path | None) -> str:

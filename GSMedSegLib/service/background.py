@@ -71,6 +71,7 @@ class Background:
         self._images: OrderedDict[Hashable, RemoteImage] = OrderedDict()
         self._answers: OrderedDict[tuple[Hashable, Question], Answer] = OrderedDict()
         self._dropped: set[int] = set()
+        self._cancelling: threading.Thread | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="gsmedseg-questions", daemon=True)
         self._thread.start()
@@ -145,7 +146,8 @@ class Background:
             self._dropped.add(id(self._now))
             remote = self._images.get(self._now.image)
             if remote is not None:
-                threading.Thread(target=remote.cancel, daemon=True).start()
+                self._cancelling = threading.Thread(target=remote.cancel, daemon=True)
+                self._cancelling.start()
 
     def _work(self) -> None:
         while True:
@@ -162,7 +164,10 @@ class Background:
                 if id(asked) not in self._dropped:
                     self._told.append(told)
                 self._dropped.discard(id(asked))
+                cancelling, self._cancelling = self._cancelling, None
                 self._lock.notify_all()
+            if cancelling is not None:
+                cancelling.join()  # what arrives late would end the next question in place of this one
 
     def _answer(self, asked: _Asked) -> Told:
         def progress(doing: str, done: int, total: int) -> None:

@@ -25,6 +25,7 @@ from GSMedSegLib.geometry import as_ijk_to_ras
 from GSMedSegLib.service.errors import (
     EngineError,
     EngineLost,
+    NoSession,
     NotGSMedSeg,
     TLSFailed,
     Unreachable,
@@ -135,6 +136,7 @@ class EngineClient:
                 raise ValueError(f"{ca_file}: not a certificate in PEM format") from error
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
+        self._left: list[str] = []
 
     def about(self) -> dict[str, Any]:
         """What the engine says of itself: version, weights, device, precision, limits.
@@ -170,6 +172,7 @@ class EngineClient:
             "ijk_to_ras": as_ijk_to_ras(ijk_to_ras).tolist(),
             "sha256": image.sha256(),
         }
+        self._close_left()
         session = str(self._ask("POST", "/v1/sessions", new)["session"])
         compress = not self.address.local  # within a machine, sending is faster than compressing
         encoding = {"Content-Encoding": "deflate" if compress else "identity"}
@@ -181,7 +184,8 @@ class EngineClient:
                     report(number + 1, image.chunks)
             for _ in self._events("POST", f"/v1/sessions/{session}/ready", None):
                 pass
-        except EngineLost:
+        except (EngineLost, Unreachable):
+            self.leave(session)
             raise
         except Exception:
             self.close_session(session)
@@ -229,8 +233,23 @@ class EngineClient:
         """Let the engine forget an image; nothing is raised."""
         try:
             self._ask("DELETE", f"/v1/sessions/{session}")
+        except NoSession:
+            return  # forgotten already
         except EngineError:
-            return  # lost or unknown: forgotten either way
+            self.leave(session)
+
+    def leave(self, session: str) -> None:
+        """Give a session up without asking the engine, which may be lost; the next `open` closes it.
+
+        From any thread; nothing is raised.
+        """
+        self._left.append(session)
+
+    def _close_left(self) -> None:
+        """Nothing is raised: an engine that is lost says so to the next request."""
+        left, self._left = self._left, []
+        for session in left:
+            self.close_session(session)
 
     def close(self) -> None:
         """End the connection; the next call makes a new one."""

@@ -113,6 +113,7 @@ class OwnEngine:
         self._process: subprocess.Popen[str] | None = None
         self._client: EngineClient | None = None
         self._answered = False
+        self._ended = False
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         """What it said, a line each."""
 
@@ -130,32 +131,40 @@ class OwnEngine:
         """A client; the engine is started when it does not run, and waited for.
 
         Raises:
-            EngineError: it ended at once, or does not answer; the text has what it said last.
+            EngineError: it was stopped, ended at once, or does not answer; the text has what it said last.
             OSError: the program cannot be run.
         """
-        if not self.running:
+        if not self._ended and not self.running:
             self._start()
-        assert self._client is not None
+        client = self._client
         until = time.monotonic() + START_S
-        while not self._answered:
+        while self._ended or client is None or not self._answered:
+            if self._ended or client is None:
+                self._end(0)  # it may have been started while it was being stopped
+                raise EngineError("the engine was stopped; start it again")
             if not self.running:
                 raise EngineError(self._why_it_ended())
             try:
-                self._client.about()
+                client.about()
                 self._answered = True
             except (Unreachable, EngineLost, NotGSMedSeg, WrongToken) as error:
-                self._client.close()
+                client.close()
                 if time.monotonic() > until:
-                    self.stop()
+                    self._end()
                     raise EngineError(f"the engine does not answer after {START_S:.0f} s: {error}") from error
                 _wait(check)
-        return self._client
+        return client
 
     def lost(self) -> None:
         """Ends what is left of it; the next `connect` starts another one."""
-        self.stop(0)
+        self._end(0)
 
-    def stop(self, wait_s: float = _STOP_S) -> None:
+    def stop(self) -> None:
+        """End the process for good: nobody who still asks starts another one."""
+        self._ended = True
+        self._end()
+
+    def _end(self, wait_s: float = _STOP_S) -> None:
         """Ends the process: by closing its input, and by force when it has not ended after `wait_s`."""
         process, self._process = self._process, None
         if self._client is not None:
@@ -173,7 +182,7 @@ class OwnEngine:
             process.wait()
 
     def _start(self) -> None:
-        self.stop(0)
+        self._end(0)
         token, port = secrets.token_urlsafe(32), _free_port()
         command = [self._python, "-m", "GSMedSegLib.cli", "serve", "--port", str(port), "--until-input-ends"]
         environment = dict(os.environ if self._environment is None else self._environment)

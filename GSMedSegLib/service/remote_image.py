@@ -87,14 +87,18 @@ class RemoteImage:
         return self._attempt(ask, told)
 
     def cancel(self) -> None:
-        """End the call that is going on, if there is one; from any thread."""
+        """End the call that is going on, if there is one; from any thread, and before the next call begins.
+
+        Returns after the client's timeout at the latest, whether the engine answers or not.
+        """
         self._cancelled.set()
         client, session = self._client, self._session
         if client is not None and session is not None:
             try:
                 client.cancel(session)
             except EngineError:
-                return  # no engine, nothing to end
+                # No engine, nothing to end; or it arrives late: then it finds a session not in use.
+                self._leave(client, session)
 
     def close(self) -> None:
         """Let the engine forget the image."""
@@ -106,15 +110,13 @@ class RemoteImage:
         self._cancelled.clear()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._open(told)
-                assert self._client is not None
-                assert self._session is not None
-                return ask(self._client, self._session)
+                return ask(*self._open(told))
             except NoSession:
                 self._session = None
                 last = attempt == ATTEMPTS
             except (EngineLost, Unreachable, ShuttingDown):
-                self._session = None
+                if self._client is not None and self._session is not None:
+                    self._leave(self._client, self._session)
                 self._source.lost()
                 last = attempt == ATTEMPTS
                 if last:
@@ -125,17 +127,24 @@ class RemoteImage:
             told("recovering", attempt, ATTEMPTS)
         raise AssertionError("unreachable")
 
-    def _open(self, told: Progress) -> None:
-        if self._session is not None:
-            return
+    def _open(self, told: Progress) -> tuple[EngineClient, str]:
+        client, session = self._client, self._session
+        if client is not None and session is not None:
+            return client, session
         told("engine", 0, 1)
-        self._client = self._source.connect(self._check)
+        self._client = client = self._source.connect(self._check)
 
         def report(done: int, total: int) -> None:
             self._check()
             told("image", done, total)
 
-        self._session = self._client.open(self._image, self._ijk_to_ras, report)
+        self._session = session = client.open(self._image, self._ijk_to_ras, report)
+        return client, session
+
+    def _leave(self, client: EngineClient, session: str) -> None:
+        client.leave(session)
+        if self._session == session:
+            self._session = None
 
     def _check(self) -> None:
         if self._cancelled.is_set():

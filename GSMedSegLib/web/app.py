@@ -22,7 +22,7 @@ from GSMedSegLib.web.address import Address
 from GSMedSegLib.web.autosave import Autosave, Kept, digest_of
 from GSMedSegLib.web.gate import make_gate
 from GSMedSegLib.web.opening import Opened, open_example, open_path, unpack
-from GSMedSegLib.web.page import MODES, STATE, build_page
+from GSMedSegLib.web.page import MODES, OF_THE_PAGE, STATE, build_page
 from GSMedSegLib.web.saving import plan
 from GSMedSegLib.web.surfaces import Surfaces, surface_of
 from GSMedSegLib.web.transfers import Transfers
@@ -56,9 +56,12 @@ class WebApp:
         source: where the engine comes from.
         autosave: keeps what is done; None for not at all.
         engine_name: told in the page.
+        not_kept: told there, too: why nothing is kept, where the user might expect it.
     """
 
-    def __init__(self, source: EngineSource, autosave: Autosave | None, engine_name: str) -> None:
+    def __init__(
+        self, source: EngineSource, autosave: Autosave | None, engine_name: str, not_kept: str = ""
+    ) -> None:
         from trame_slicer.core import SlicerApp
 
         self._core = core = SlicerApp()  # without it the scene loses its colour tables
@@ -66,7 +69,9 @@ class WebApp:
         self._autosave = autosave
         self._server = get_server(client_type="vue3")
         self._state: Any = self._server.state
-        self._state.update({**STATE, "engine": engine_name, "trame__title": "GSMedSeg"})
+        shown = {"engine": engine_name, "saved": not_kept, "trame__title": "GSMedSeg"}
+        self._state.update({**STATE, **shown})
+        self._state.client_only(*OF_THE_PAGE)
         self._server.enable_module(
             {
                 "serve": {"gsmedseg": str(SERVE)},
@@ -221,6 +226,7 @@ class WebApp:
         server.trigger("act")(self.act)
         server.trigger("on_segment")(self.on_segment)
         server.trigger("open_upload")(self.open_upload)
+        server.trigger("forget_upload")(self._transfers.forget)
         server.trigger("fail")(self.fail)
         server.state.change("opacity")(lambda opacity, **_: self.workspace.set_opacity(float(opacity)))
         server.state.change("surface")(lambda **_: self._show_surfaces(set()))
@@ -395,6 +401,7 @@ class WebApp:
             await asyncio.sleep(POLL_S)
             told = self.workspace.poll()
             now = time.monotonic()
+            self._transfers.forget_idle()
             if told or self._shown != self.workspace.changes:
                 with self._state:
                     for one in told:

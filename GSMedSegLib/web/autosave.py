@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from filelock import FileLock, Timeout
 
 from GSMedSegLib.atomic import atomic_path
 from GSMedSegLib.mrml.ledgers import store_ledger
@@ -24,7 +25,7 @@ KEPT_DAYS = 30
 KEPT_IMAGES = 200
 """Of so many images work is kept, the latest; masks of one take some 100 kB."""
 
-_ABOUT, _SEGMENTS = "clicks.json", "segments-*.seg.nrrd"
+_ABOUT, _SEGMENTS, _LOCK = "clicks.json", "segments-*.seg.nrrd", "lock"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,25 @@ class Autosave:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = FileLock(folder / _LOCK)
+
+    def claim(self) -> bool:
+        """Have the folder for this process alone, up to its end; False when another one has it.
+
+        The operating system holds the lock and lets go of it with the process, however that ends. On a file
+        system without locks everybody gets True.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        self._folder.mkdir(0o700, parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        except NotImplementedError:  # a file system without locks
+            return True
+        return True
 
     def save(self, digest: str, segmentation: Any, ledger: ClickLedger, segment_id: str) -> None:
         """Keep segments and clicks in place of those kept before.

@@ -99,13 +99,14 @@ class Page:
                     print(f"user {self.number}: {line.rstrip()}", flush=True)
 
 
-def launch(users: int, port: int, arguments: Sequence[str]) -> int:
+def launch(users: int, port: int, arguments: Sequence[str], tokens: Sequence[str] | None = None) -> int:
     """Serve a page for each user until the program is told to end.
 
     Args:
         users: how many.
         port: of the first page; the others follow.
-        arguments: of `gsmedseg web` for every page, without users, port and user name.
+        arguments: of `gsmedseg web` for every page, without users, port, user name and file with tokens.
+        tokens: a page's each; None for new ones.
 
     Returns:
         exit code: 0 when it was told to end, 1 when every page kept ending.
@@ -117,6 +118,8 @@ def launch(users: int, port: int, arguments: Sequence[str]) -> int:
         raise ValueError(
             f"expected one user or more and ports up to 65535; got {users} users from port {port} on"
         )
+    tokens = tokens or [secrets.token_urlsafe(24) for _ in range(users)]
+    assert len(set(tokens)) == users
     pages = [
         Page(
             number,
@@ -125,9 +128,9 @@ def launch(users: int, port: int, arguments: Sequence[str]) -> int:
                 *("--no-browser", "--until-input-ends"),
                 *(f"--port={port + number - 1}", f"--user=user{number}"),
             ],
-            secrets.token_urlsafe(24),
+            token,
         )
-        for number in range(1, users + 1)
+        for number, token in enumerate(tokens, 1)
     ]
     ending = threading.Event()
 

@@ -8,9 +8,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import SimpleITK as sitk
-
-from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, no_itk_warnings, read_volume
+from GSMedSegLib.dicom_series import find_series, is_dicom
+from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, read_volume
 
 ARCHIVE_BYTES = 16 * 2**30
 """What the zip archives sent together may hold, unpacked."""
@@ -18,38 +17,6 @@ ARCHIVE_BYTES = 16 * 2**30
 _CHUNK_BYTES = 2**20
 
 EXAMPLE = "example"
-
-
-@dataclass(frozen=True)
-class Series:
-    """A DICOM series that can be opened.
-
-    Attributes:
-        uid: by which it is asked for.
-        folder: with its slices.
-        files: the slices, in order.
-    """
-
-    uid: str
-    folder: Path
-    files: tuple[Path, ...]
-
-    @property
-    def title(self) -> str:
-        """What it is, as its first slice says, and how many slices there are; "" where it is no image."""
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(os.fspath(self.files[0]))
-        try:
-            with no_itk_warnings():
-                reader.ReadImageInformation()
-        except RuntimeError:  # reports and presentation states lie beside the images they are about
-            return ""
-        said = [reader.GetMetaData(tag).strip() for tag in _TITLE_TAGS if reader.HasMetaDataKey(tag)]
-        return " · ".join([*filter(None, said), f"{len(self.files)} slices"])
-
-
-_TITLE_TAGS = ("0020|0011", "0008|0060", "0008|103e")
-"""Number, modality and description of a series."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +53,7 @@ def open_path(path: str | os.PathLike[str], series: str | None = None) -> Opened
     path = Path(path)
     if not path.is_dir():
         volume = read_volume(path)
-        return Opened(volume, (path,) if _is_dicom(path) else ())
+        return Opened(volume, (path,) if is_dicom(path) else ())
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
     images = [file for file in files if file.name.lower().endswith(READ_SUFFIXES)]
     if len(images) > 1:
@@ -160,23 +127,3 @@ def _open_series(folder: Path, uid: str | None) -> Opened:
     volume = read_volume(chosen.folder, chosen.uid)
     titles = tuple((one.uid, title) for one in found if (title := one.title))
     return Opened(volume, chosen.files, folder, titles, chosen.uid)
-
-
-def find_series(folder: Path) -> list[Series]:
-    """The DICOM series in a folder and those within it; of one that lies in several, its largest part."""
-    found: dict[str, Series] = {}
-    with no_itk_warnings():
-        for inner in [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]:
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(os.fspath(inner)):
-                names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(os.fspath(inner), uid)
-                if uid not in found or len(names) > len(found[uid].files):
-                    found[uid] = Series(uid, inner, tuple(map(Path, names)))
-    return list(found.values())
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False

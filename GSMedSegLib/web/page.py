@@ -49,6 +49,9 @@ STATE: dict[str, Any] = {
 }
 """What the page shows, and how it begins."""
 
+OF_THE_PAGE = ("opening", "saving")
+"""What a page says of its own sending and saving is not told to the server: after a reload it is over."""
+
 MODES = (
     ("view", "mdi-cursor-default-outline", "", "Move through the slices (V)", "gs-look"),
     ("window", "mdi-contrast-circle", "", "Brightness and contrast: drag in a slice (W)", "gs-window"),

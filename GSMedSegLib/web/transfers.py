@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from GSMedSegLib.console import reason
 
@@ -18,8 +21,24 @@ _CHUNK_BYTES = 2**20
 UPLOAD_BYTES = 16 * 2**30
 """What the files sent together may hold."""
 
+IDLE_S = 300.0
+"""Files that are not opened, and of which nothing more has come for so long, are deleted."""
+
+_BAD_NAME = {
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),  # a file and a folder of one name
+}
+
 Save = Callable[[str, Path], Awaitable[Path]]
 """Writes what is before the user in a format into a folder; the file."""
+
+
+@dataclass
+class _Sending:
+    """Files on their way: how much has come, and when the last of it."""
+
+    moved_s: float
+    nbytes: int = 0
 
 
 class Transfers:
@@ -27,12 +46,13 @@ class Transfers:
 
     Args:
         save: writes a file for a download.
+        clock: seconds, for tests.
     """
 
-    def __init__(self, save: Save) -> None:
-        self._save = save
+    def __init__(self, save: Save, clock: Callable[[], float] = time.monotonic) -> None:
+        self._save, self._clock = save, clock
         self._folder = Path(tempfile.mkdtemp(prefix="gsmedseg-"))
-        self._sizes: dict[str, int] = {}
+        self._sending: dict[str, _Sending] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """What the server is to answer by this."""
@@ -42,7 +62,7 @@ class Transfers:
         ]
 
     def take(self, batch: str) -> Path:
-        """The folder of an upload.
+        """The folder of an upload, which is kept until `forget`.
 
         Raises:
             ValueError: there is no such upload.
@@ -50,13 +70,21 @@ class Transfers:
         folder = self._folder / batch
         if not _BATCH.fullmatch(batch) or not folder.is_dir():
             raise ValueError("nothing was sent; choose a file again")
+        self._sending.pop(batch, None)
         return folder
 
     def forget(self, batch: str) -> None:
         """Delete an upload."""
-        self._sizes.pop(batch, None)
+        self._sending.pop(batch, None)
         if _BATCH.fullmatch(batch):
             shutil.rmtree(self._folder / batch, ignore_errors=True)
+
+    def forget_idle(self) -> None:
+        """Delete what was sent by pages that went away before it was opened."""
+        oldest = self._clock() - IDLE_S
+        for batch, sending in list(self._sending.items()):
+            if sending.moved_s < oldest:
+                self.forget(batch)
 
     def close(self) -> None:
         """Delete all that was sent."""
@@ -65,26 +93,40 @@ class Transfers:
     async def _upload(self, request: web.Request) -> web.Response:
         batch, path = request.match_info["batch"], PurePosixPath(request.match_info["path"])
         unsafe = any(part in ("..", ".") or ":" in part or "\\" in part for part in path.parts)
+        bad_name = web.HTTPBadRequest(text=f"{_shown(path)}: a name that cannot be kept; rename the file")
         if not _BATCH.fullmatch(batch) or path.is_absolute() or unsafe:
-            raise web.HTTPBadRequest(text=f"{path.name}: a name that cannot be kept; rename the file")
-        target = self._folder / batch / Path(*path.parts)
+            raise bad_name
+        whole = False
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
-                    self._sizes[batch] = self._sizes.get(batch, 0) + len(chunk)
-                    if self._sizes[batch] > UPLOAD_BYTES:
-                        break
-                    file.write(chunk)
+            await self._receive(batch, self._folder / batch / Path(*path.parts), request.content)
+            whole = True
+        except ValueError as error:  # NUL
+            raise bad_name from error
         except OSError as error:
-            self.forget(batch)
-            raise web.HTTPInsufficientStorage(text=reason(error)) from error
-        if self._sizes.get(batch, 0) > UPLOAD_BYTES:
-            self.forget(batch)
-            raise web.HTTPRequestEntityTooLarge(
-                UPLOAD_BYTES, text=f"more than {UPLOAD_BYTES / 2**30:.3g} GiB at once; open a part of it"
-            )
+            if error.errno in _BAD_NAME:
+                raise bad_name from error
+            why = error.strerror or type(error).__name__
+            raise web.HTTPInsufficientStorage(text=f"{_shown(path)} cannot be kept: {why}") from error
+        finally:
+            if not whole:  # also when the page has gone
+                self.forget(batch)
         return web.Response()
+
+    async def _receive(self, batch: str, target: Path, content: StreamReader) -> None:
+        sending = self._sending.setdefault(batch, _Sending(self._clock()))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            async for chunk in content.iter_chunked(_CHUNK_BYTES):
+                if self._sending.get(batch) is not sending:
+                    raise web.HTTPConflict(text="the sending broke off; choose the files again")
+                sending.moved_s = self._clock()
+                sending.nbytes += len(chunk)
+                if sending.nbytes > UPLOAD_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(
+                        UPLOAD_BYTES,
+                        text=f"more than {UPLOAD_BYTES / 2**30:.3g} GiB at once; open a part of it",
+                    )
+                file.write(chunk)
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
@@ -105,3 +147,8 @@ class Transfers:
                 while chunk := stream.read(_CHUNK_BYTES):
                     await response.write(chunk)
         return response
+
+
+def _shown(path: PurePosixPath) -> str:
+    """A file's name, as far as it can be shown."""
+    return "".join(sign for sign in path.name if sign.isprintable())[:60]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -29,6 +30,10 @@ class FakeImage:
         self.go, self.begun = threading.Event(), threading.Event()
         self.go.set()
         self.asked: list[int] = []
+        self.cancel_ends = threading.Event()
+        self.cancel_ends.set()
+        self.cancelled_before: list[int] = []
+        """How many questions were asked before each cancel had ended."""
         self.closed = False
 
     def segment(self, asked: Question, progress: Callable[[str, int, int], None]) -> Answer:
@@ -44,6 +49,8 @@ class FakeImage:
 
     def cancel(self) -> None:
         """Its next progress breaks it off."""
+        self.cancel_ends.wait(30)
+        self.cancelled_before.append(len(self.asked))
 
     def close(self) -> None:
         self.closed = True
@@ -114,6 +121,25 @@ def test_nothing_is_told_of_what_was_cancelled(background: Background, fake: Fak
     background.cancel("a")
     fake.go.set()
     assert ends(background) == []
+
+
+def test_a_cancel_that_takes_its_time_has_ended_before_the_next_question(
+    background: Background, fake: FakeImage
+):
+    """It would end that one in place of the one it was meant for."""
+    fake.go.clear()
+    fake.cancel_ends.clear()
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.ask("a", "image", lambda _: fake, question(2))
+    fake.go.set()
+    wait_until(lambda: background._now is None)
+    time.sleep(0.1)
+    assert fake.asked == [1]
+    fake.cancel_ends.set()
+    (told,) = ends(background)
+    assert told.question == question(2)
+    assert fake.cancelled_before == [1]
 
 
 def test_an_error_is_told_and_the_next_question_answered(background: Background, fake: FakeImage):

@@ -45,7 +45,7 @@ def test_it_starts_answers_and_ends(own: OwnEngine):
     assert any("listening on" in line for line in own.log)
     assert not any(TOKEN in line for line in own.log)
     pid = own.pid
-    own.stop()
+    own.lost()
     assert not own.running
     assert own.pid is None
     assert pid is not None
@@ -148,14 +148,29 @@ def test_a_program_that_is_not_there():
 
 
 def test_waiting_for_an_engine_can_be_broken_off(own: OwnEngine):
-    own.stop()
+    own.lost()
 
     def check() -> None:
         raise errors.Cancelled("enough")
 
     with pytest.raises(errors.Cancelled):
         own.connect(check)
-    own.stop()
+    own.lost()
+
+
+def test_a_stopped_engine_is_not_started_again_by_who_still_asks(image: np.ndarray):
+    """As when Stop is pressed while a mask is made: the question is given up, and no process is left."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    engine = OwnEngine(arguments=["--device", "cpu"], environment=environment)
+    remote = RemoteImage(engine, image, np.eye(4))
+
+    def stop_at_once(doing: str, done: int, total: int) -> None:
+        if doing == "clicks":
+            engine.stop()
+
+    with pytest.raises(errors.EngineError, match="the engine was stopped"):
+        remote.segment(Question(TWO), stop_at_once)
+    assert not engine.running
 
 
 def test_a_server_that_is_started_again_goes_on(
@@ -203,6 +218,44 @@ def test_an_expired_session_is_opened_again(
         assert remote.segment(Question(ON_FIRST)) == before
         remote.close()
         assert not remote.sent
+
+
+def test_a_broken_connection_leaves_no_session_behind(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    with serve() as served:
+        source = ServerEngine(served.url, TOKEN)
+        remote = RemoteImage(source, image, np.eye(4))
+        broken: list[str] = []
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what == "clicks" and not broken:
+                broken.append(what)
+                raise errors.EngineLost("the connection broke")
+
+        remote.segment(Question(ON_FIRST), progress)
+        assert broken
+        assert source.connect().about()["sessions"] == 1
+
+
+def test_a_cancel_that_may_arrive_late_finds_a_session_not_in_use(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    def silent(session: str) -> None:
+        raise errors.EngineLost("silent")
+
+    with serve() as served:
+        source = ServerEngine(served.url, TOKEN)
+        remote = RemoteImage(source, image, np.eye(4))
+        before = remote.segment(Question(ON_FIRST))
+        client, session = source.connect(), remote._session
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "cancel", silent)
+            remote.cancel()
+        assert not remote.sent
+        assert remote.segment(Question(ON_FIRST)) == before
+        assert remote._session != session
+        assert client.about()["sessions"] == 1
 
 
 def test_cancel_while_nothing_goes_on_does_nothing(

@@ -533,6 +533,39 @@ def test_an_engine_that_is_silent():
         EngineClient(Impostor(b"", hold_s=5).url, timeout_s=0.2).about()
 
 
+def test_a_cancel_waits_for_a_silent_engine_no_longer_than_the_timeout():
+    began = time.monotonic()
+    with pytest.raises(errors.EngineLost, match="silent"):
+        EngineClient(Impostor(b"", hold_s=30).url, timeout_s=0.2).cancel("session")
+    assert time.monotonic() < began + 10
+
+
+def test_a_session_whose_image_broke_off_is_closed_at_the_next_open(
+    serve: Serve, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    def break_off(done: int, total: int) -> None:
+        raise errors.EngineLost("the connection broke")
+
+    with serve(sessions=1) as served:
+        client = served.client()
+        with pytest.raises(errors.EngineLost):
+            client.open(ImageBytes(image), MATRIX, break_off)
+        assert client.about()["sessions"] == 1
+        session = client.open(ImageBytes(image), MATRIX)
+        assert client.about()["sessions"] == 1
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "_ask", unreachable)
+            client.close_session(session)
+            with pytest.raises(errors.Unreachable):
+                client.open(ImageBytes(image), MATRIX)
+        client.open(ImageBytes(image), MATRIX)
+        assert client.about()["sessions"] == 1
+
+
+def unreachable(*_: object) -> Any:
+    raise errors.Unreachable("nothing answers")
+
+
 def test_a_token_that_cannot_be_sent():
     with pytest.raises(ValueError, match="token"):
         EngineClient("localhost", "tökén\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer  # noqa: E402
 
 from GSMedSegLib.web.address import Address  # noqa: E402
 from GSMedSegLib.web.gate import cookie_name, make_gate  # noqa: E402
-from GSMedSegLib.web.transfers import Transfers  # noqa: E402
+from GSMedSegLib.web.transfers import IDLE_S, Transfers  # noqa: E402
 
 TOKEN = "token-token-token-token"
 BATCH = "0123456789abcdef"
@@ -107,6 +108,77 @@ def test_names_that_lead_elsewhere_are_refused(path: str, tmp_path: Path):
         assert answer.status in (400, 404, 405)
         assert not list(transfers._folder.rglob("evil*"))
         assert not list(transfers._folder.parent.glob("evil*"))
+
+    serve(ask)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a%00b.nii.gz", f"{'n' * 300}.nii.gz", f"{'n' * 300}/a.dcm", "/".join(["n" * 200] * 30), "study"],
+)
+def test_names_that_cannot_be_kept_are_refused_without_a_path(path: str):
+    from yarl import URL
+
+    async def ask(client: Any, transfers: Transfers) -> None:
+        await client.put(f"/upload/{BATCH}/study/a.dcm?token={TOKEN}", data=b"x")
+        answer = await client.put(URL(f"/upload/{BATCH}/{path}", encoded=True), data=b"x")
+        assert answer.status == 400
+        text = await answer.text()
+        assert "rename the file" in text
+        assert str(transfers._folder) not in text
+        assert len(text) < 120
+
+    serve(ask)
+
+
+def test_a_full_disk_is_told_without_a_path(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/secret")
+
+    async def ask(client: Any, transfers: Transfers) -> None:
+        monkeypatch.setattr(Path, "open", full)
+        answer = await client.put(f"/upload/{BATCH}/a.dcm?token={TOKEN}", data=b"x")
+        assert answer.status == 507
+        assert await answer.text() == "a.dcm cannot be kept: No space left on device"
+
+    serve(ask)
+
+
+def test_an_upload_that_breaks_off_is_not_kept():
+    async def ask(client: Any, transfers: Transfers) -> None:
+        await client.put(f"/upload/{BATCH}/a.dcm?token={TOKEN}", data=b"x")
+        _, writer = await asyncio.open_connection(client.host, client.port)
+        head = f"PUT /upload/{BATCH}/b.dcm?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100"
+        writer.write(f"{head}\r\n\r\nhalf".encode())
+        file = transfers._folder / BATCH / "b.dcm"
+        while not file.exists():
+            await asyncio.sleep(0.01)
+        writer.close()
+        while file.parent.exists():
+            await asyncio.sleep(0.01)
+
+    serve(ask)
+
+
+def test_what_was_sent_but_never_opened_goes_after_a_while():
+    now = [0.0]
+
+    async def ask(client: Any, transfers: Transfers) -> None:
+        transfers._clock = lambda: now[0]
+        other = "f" * 16
+        await client.put(f"/upload/{BATCH}/a.dcm?token={TOKEN}", data=b"x")
+        await client.put(f"/upload/{other}/a.dcm?token={TOKEN}", data=b"x")
+        opened = transfers.take(other)
+        now[0] = IDLE_S - 1
+        await client.put(f"/upload/{BATCH}/b.dcm?token={TOKEN}", data=b"x")
+        now[0] = 2 * IDLE_S - 2
+        transfers.forget_idle()
+        assert len(list((transfers._folder / BATCH).iterdir())) == 2
+        now[0] = 2 * IDLE_S
+        transfers.forget_idle()
+        with pytest.raises(ValueError, match="nothing was sent"):
+            transfers.take(BATCH)
+        assert opened.is_dir()
 
     serve(ask)
 

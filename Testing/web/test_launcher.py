@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from GSMedSegLib import web_command
+from GSMedSegLib.cli import main
 from GSMedSegLib.web import launcher
 from GSMedSegLib.web.launcher import MOST_STARTS, TOKEN_VARIABLE, Page, launch, watch
-from GSMedSegLib.web_command import _without
+from GSMedSegLib.web_command import _tokens, _without
 
 SERVES = "import os, sys; print('open', os.environ['GSMEDSEG_WEB_TOKEN'], flush=True); sys.stdin.read()"
 """Stands for `gsmedseg web --until-input-ends`."""
@@ -107,6 +109,39 @@ def test_impossible_numbers_are_refused(users: int, port: int):
 def test_users_share_all_other_arguments():
     given = ["scan.nii.gz", "--users", "3", "--port=9000", "--user", "me", "--precision", "fp32"]
     assert _without(given, "--users", "--port", "--user") == ["scan.nii.gz", "--precision", "fp32"]
+
+
+def test_users_have_tokens_of_their_own_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not on the command line, where other users of the computer would see them."""
+    file = tmp_path / "tokens"
+    first, second, third = (f"{name}-token-0123456789" for name in ("first", "second", "third"))
+    file.write_text(f"{first}\n{second}\n\n{third}\n")
+    given = [*("web", "--users", "2", "--token-file"), str(file), "--precision", "fp32"]
+    monkeypatch.setattr("sys.argv", ["gsmedseg", *given])
+    monkeypatch.setattr(web_command, "NEEDED", {})
+    pages: list[Page] = []
+    monkeypatch.setattr(launcher, "watch", lambda made, _: pages.extend(made) or 0)
+    assert main(given) == 0
+    assert [page._token for page in pages] == [first, second]
+    for page in pages:
+        assert "--precision" in page._command
+        assert not {"--token-file", str(file), first, second} & set(page._command)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["a" * 20, "b" * 20], "3 different tokens, one a line; the file has 2, 2 of them different"),
+        (["a" * 20, "b" * 20, "a" * 20], "the file has 3, 2 of them different"),
+        (["a" * 20, "b" * 20, "short"], "choose a longer one"),
+        ([], "the file has 0"),
+    ],
+)
+def test_too_few_or_equal_tokens_are_refused(tmp_path: Path, said: list[str], message: str):
+    file = tmp_path / "tokens"
+    file.write_text("\n".join(said))
+    with pytest.raises(ValueError, match=message):
+        _tokens(file, 3)
 
 
 @pytest.mark.slow

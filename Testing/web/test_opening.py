@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from GSMedSegLib.dicom_series import Series
 from GSMedSegLib.web import opening
 from GSMedSegLib.web.opening import open_example, open_path, unpack
 from Testing.dicom_series import write_series
@@ -87,9 +88,9 @@ def test_a_series_whose_slices_cannot_be_read_is_not_offered(tmp_path: Path):
     files = write_series(IMAGE, tmp_path / "study")
     broken = tmp_path / "study" / "broken.dcm"
     broken.write_bytes(b"no DICOM")
-    series = opening.Series("1.2.826.77", tmp_path, (broken,))
+    series = Series("1.2.826.77", tmp_path, (broken,))
     assert series.title == ""
-    assert opening.Series("1.2.826.2", tmp_path, tuple(files)).title == "CT · 4 slices"
+    assert Series("1.2.826.2", tmp_path, tuple(files)).title == "CT · 4 slices"
 
 
 def test_a_zip_archive_of_slices(tmp_path: Path):

@@ -6,6 +6,7 @@ import base64
 import io
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,28 @@ def test_what_was_done_is_there_after_a_reload_and_goes_on(
     again.close()
 
 
+def test_a_second_page_of_a_user_keeps_nothing_and_says_so(
+    opened: Page, browser: Any, home: Path, image_file: Path
+):
+    opened.click("Axial")
+    opened.answered(1)
+    opened.page.wait_for_timeout(4000)  # longer than work waits to be kept
+    assert opened.state("saved").startswith("kept")
+    kept = {path: path.stat().st_mtime_ns for path in (home / "web").rglob("*")}
+    second = WebServer(home, "--precision=fp32")
+    page = Page(browser, second.url)
+    assert page.state("saved").startswith("not kept: another page of the user default is open")
+    page.open(image_file)
+    assert page.state("segments") == []
+    page.click("Axial")
+    page.answered(1)
+    page.page.wait_for_timeout(4000)
+    assert page.state("saved").startswith("not kept")
+    page.close()
+    assert second.end() == 0
+    assert {path: path.stat().st_mtime_ns for path in (home / "web").rglob("*")} == kept
+
+
 def test_a_file_dropped_on_the_page_is_opened(opened: Page, image_file: Path, tmp_path: Path):
     image = sitk.ReadImage(str(image_file))[:40, :30, :20]
     dropped = tmp_path / "dropped.nrrd"
@@ -271,6 +294,46 @@ def test_a_bad_file_is_told_and_the_page_lives(opened: Page, tmp_path: Path):
     opened.until("!s.failed && s.image === 'phantom'")
     opened.click("Axial")
     opened.answered(1)
+
+
+def test_a_reload_ends_what_the_page_was_saving_and_sending(opened: Page):
+    never = "() => new Promise(() => {})"
+    opened.page.evaluate(f"() => {{ window.fetch = {never}; window.gsmedseg.save('json'); }}")
+    opened.page.evaluate(
+        "() => { window.gsmedseg.upload([{ path: 'a.nii', file: new File(['x'], 'a.nii') }]); }"
+    )
+    opened.until("s.saving && s.opening")
+    opened.page.wait_for_timeout(500)  # what the server is told has arrived
+    opened.page.reload()
+    opened.page.wait_for_selector("#view-Axial")
+    opened.until("s.image === 'phantom'")
+    assert not opened.state("saving")
+    assert not opened.state("opening")
+
+
+def test_files_that_cannot_all_be_sent_are_deleted(opened: Page):
+    def batches() -> set[Path]:
+        return {path.parent for path in Path(tempfile.gettempdir()).glob("gsmedseg-*/*/sent.nii")}
+
+    opened.page.evaluate(
+        """() => {
+          const send = window.fetch;
+          const lost = () => new Promise((_, fail) => { window.lose = () => fail(new TypeError("lost")); });
+          window.fetch = (url, more) => url.endsWith("lost.nii") ? lost() : send(url, more);
+          const files = ["sent.nii", "lost.nii"].map((path) => ({ path, file: new File(["x"], path) }));
+          window.gsmedseg.upload(files);
+        }"""
+    )
+    opened.until("s.opening === 'Sending 1 of 2 files…'")
+    assert batches()
+    opened.page.evaluate("window.lose()")
+    opened.until("s.failed && !s.opening")
+    assert opened.state("error") == "The image could not be sent: lost"
+    opened.page.wait_for_timeout(500)
+    assert not batches()
+    opened.page.reload()
+    opened.page.wait_for_selector("#view-Axial")
+    opened.until("s.image === 'phantom'")
 
 
 def test_a_killed_engine_comes_back_with_the_same_mask(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -204,6 +206,28 @@ def test_kept_work_has_no_voxel_of_the_image_and_goes_after_a_month(workspace: W
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     kept.forget("new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_work_has_one_keeper_and_another_when_that_one_dies(tmp_path: Path):
+    keep = "import sys; from pathlib import Path; from GSMedSegLib.web.autosave import Autosave; "
+    keep += "kept = Autosave(Path(sys.argv[1])); print(kept.claim(), flush=True); sys.stdin.read()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", keep, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "True\n"
+        assert not Autosave(tmp_path).claim()
+        assert Autosave(tmp_path / "another").claim()
+        first.kill()
+        first.wait()
+    second = Autosave(tmp_path)
+    assert second.claim()
+    second.tidy()
+    assert not Autosave(tmp_path).claim()
 
 
 def test_only_the_latest_work_is_kept(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,11 @@
     return window.trame.trigger(name, args);
   }
 
+  // Without a connection nobody hears it: then the page says that the connection is lost.
+  function tell(name, ...args) {
+    trigger(name, ...args).catch(() => {});
+  }
+
   function isTyping(target) {
     return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && target.type !== "range";
   }
@@ -74,6 +79,7 @@
     const random = crypto.getRandomValues(new Uint8Array(8));
     const batch = Array.from(random, (part) => part.toString(16).padStart(2, "0")).join("");
     const waiting = [...files];
+    const sending = new AbortController();
     let done = 0;
     set("opening", `Sending ${files.length > 1 ? files.length + " files" : files[0].file.name}…`);
 
@@ -81,7 +87,7 @@
       while (waiting.length) {
         const { path, file } = waiting.shift();
         const where = path.split("/").map(encodeURIComponent).join("/");
-        const answer = await fetch(`upload/${batch}/${where}`, { method: "PUT", body: file });
+        const answer = await fetch(`upload/${batch}/${where}`, { method: "PUT", body: file, signal: sending.signal });
         if (!answer.ok) throw new Error(await answer.text());
         done += 1;
         if (files.length > 1) set("opening", `Sending ${done} of ${files.length} files…`);
@@ -90,11 +96,19 @@
 
     try {
       await Promise.all(Array.from({ length: AT_ONCE }, work));
-      await trigger("open_upload", batch);
     } catch (error) {
       waiting.length = 0;
+      sending.abort();
       set("opening", "");
-      await trigger("fail", `The image could not be sent: ${error.message}`);
+      tell("forget_upload", batch);
+      tell("fail", `The image could not be sent: ${error.message}`);
+      return;
+    }
+    try {
+      await trigger("open_upload", batch);
+    } catch (error) {
+      set("opening", "");
+      tell("fail", `The image could not be opened: ${error.message}`);
     }
   }
 
@@ -157,7 +171,7 @@
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     } catch (error) {
-      await trigger("fail", error.message);
+      tell("fail", error.message);
     } finally {
       set("saving", false);
     }

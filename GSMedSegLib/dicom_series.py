@@ -1,0 +1,177 @@
+"""DICOM series: which ones lie in a folder, and whether the slices of one make a volume."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from GSMedSegLib.geometry import FloatArray
+from GSMedSegLib.itk_warnings import no_itk_warnings
+
+_TITLE_TAGS = ("0020|0011", "0008|0060", "0008|103e")
+"""Number, modality and description of a series."""
+_IMAGE_POSITION = "0020|0032"
+_UNEVEN_SLICES = 0.1
+"""How far from an even grid a slice may lie, in slice distances; scanners round positions."""
+_SAME_PLACE = 1e-3
+"""Slices closer than this part of the widest gap lie at one place."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A DICOM series that can be opened.
+
+    Attributes:
+        uid: by which it is asked for.
+        folder: with its slices.
+        files: the slices, in order.
+    """
+
+    uid: str
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is, as its first slice says, and how many slices there are; "" where it is no image."""
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(os.fspath(self.files[0]))
+        try:
+            with no_itk_warnings():
+                reader.ReadImageInformation()
+        except RuntimeError:  # reports and presentation states lie beside the images they are about
+            return ""
+        said = [reader.GetMetaData(tag).strip() for tag in _TITLE_TAGS if reader.HasMetaDataKey(tag)]
+        size = "1 slice" if len(self.files) == 1 else f"{len(self.files)} slices"
+        return " · ".join([*filter(None, said), size])
+
+
+def find_series(folder: Path) -> list[Series]:
+    """The series in a folder and those within it; of one that lies in several, its largest part."""
+    found: dict[str, Series] = {}
+    for inner in [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]:
+        for one in series_in(inner):
+            if one.uid not in found or len(one.files) > len(found[one.uid].files):
+                found[one.uid] = one
+    return list(found.values())
+
+
+def series_in(folder: Path) -> list[Series]:
+    """The series in a folder itself."""
+    reader = sitk.ImageSeriesReader
+    with no_itk_warnings():
+        return [
+            Series(uid, folder, tuple(map(Path, reader.GetGDCMSeriesFileNames(os.fspath(folder), uid))))
+            for uid in reader.GetGDCMSeriesIDs(os.fspath(folder))
+        ]
+
+
+def choose_series(folder: Path, uid: str | None) -> Series:
+    """The series asked for in a folder itself, or the only one.
+
+    Raises:
+        ValueError: there is none, or several; they are listed.
+    """
+    found = series_in(folder)
+    if not found:
+        raise ValueError(f"{folder}: no DICOM images in this folder; {_where_else(folder)}")
+    wanted = [one for one in found if uid in (None, one.uid)]
+    if len(wanted) == 1:
+        return wanted[0]
+    listed = "".join(f"\n- {one.uid}: {one.title or 'no image'}" for one in found)
+    if uid is None:
+        raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one of:{listed}")
+    raise ValueError(f"{folder} has no DICOM series {uid}; it has:{listed}")
+
+
+def _where_else(folder: Path) -> str:
+    """What to do about a folder without DICOM images: perhaps they are in one within it."""
+    inner = sorted({file.parent for file in folder.rglob("*") if file.is_file() and is_dicom(file)})
+    if not inner:
+        return "give the folder that holds the slices"
+    if len(inner) == 1:
+        return f"they are in {inner[0]}, give that one"
+    return f"{len(inner)} folders within it have some, for example {inner[0]}; give one of them"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file calls itself one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def check_even_slices(
+    reader: sitk.ImageSeriesReader, image: sitk.Image, files: Sequence[Path], folder: Path
+) -> None:
+    """Raises when the slices of a series make no even grid, which ITK would say they do.
+
+    Args:
+        reader: that has read the series, with the headers of all slices.
+        image: what came of it.
+        files: the slices, in order.
+        folder: for the message.
+
+    Raises:
+        ValueError: says what is wrong with them, and what to do.
+    """
+    distance_mm = image.GetSpacing()[2]
+    names, positions_lps, uneven = [], [], False
+    for k, file in enumerate(files):
+        if not reader.HasMetaDataKey(k, _IMAGE_POSITION):
+            continue
+        names.append(file.name)
+        positions_lps.append([float(x) for x in reader.GetMetaData(k, _IMAGE_POSITION).split("\\")])
+        expected_lps = image.TransformIndexToPhysicalPoint((0, 0, k))
+        uneven |= math.dist(positions_lps[-1], expected_lps) > _UNEVEN_SLICES * distance_mm
+    if uneven:
+        along_i, along_j = np.reshape(image.GetDirection(), (3, 3)).T[:2]
+        why = _why_uneven(names, np.array(positions_lps), np.cross(along_i, along_j))
+        raise ValueError(f"{folder}: {why}")
+
+
+def _why_uneven(names: Sequence[str], positions_lps: FloatArray, normal_lps: FloatArray) -> str:
+    """What is wrong with slices that make no even grid, and what to do.
+
+    Args:
+        names: of the N files.
+        positions_lps: (N, 3), mm.
+        normal_lps: unit vector across the slices.
+    """
+    order = np.argsort(positions_lps @ normal_lps, kind="stable")
+    places = positions_lps[order]
+    heights_mm = places @ normal_lps
+    gaps_mm = np.diff(heights_mm)
+    distinct = 1 + int((gaps_mm > _SAME_PLACE * gaps_mm.max()).sum())
+    if distinct < len(places):
+        several, over = divmod(len(places), distinct)
+        what = "more than one volume" if over else f"{several} volumes"
+        return (
+            f"{len(places)} slices lie at {distinct} places: {what} in one series (times, echoes or copies); "
+            "put the files of one volume in a folder of their own"
+        )
+    step_mm = float(np.median(gaps_mm))
+    odd = np.flatnonzero(np.abs(gaps_mm - step_mm) > _UNEVEN_SLICES * step_mm)
+    if odd.size:
+        below, above = (names[order[odd[0] + n]] for n in (0, 1))
+        return (
+            f"slices are missing or uneven: {gaps_mm[odd[0]]:.4g} mm from {below} to {above}, elsewhere "
+            f"{step_mm:.4g} mm; export the series again"
+        )
+    way = places[-1] - places[0]
+    aside_mm = float(np.linalg.norm(way - (way @ normal_lps) * normal_lps))
+    if aside_mm > _UNEVEN_SLICES * step_mm:
+        degrees = math.degrees(math.atan2(aside_mm, heights_mm[-1] - heights_mm[0]))
+        return (
+            f"the slices are tilted by {degrees:.3g}° against the way they are stacked (gantry tilt); "
+            "resample the series first, for example with dcm2niix"
+        )
+    return "the slices are uneven; export the series again, or resample it"
