@@ -292,6 +292,19 @@ class ClickLedger:
                 "give the image they were made on"
             )
 
+    def moved(self, ijk_to_ras: ArrayLike) -> ClickLedger:
+        """A copy for the same voxels in another place; what had been undone is left out.
+
+        Args:
+            ijk_to_ras: (4, 4), mm.
+
+        Raises:
+            ValueError: a bad matrix.
+        """
+        other = ClickLedger(self._shape, ijk_to_ras)
+        other._objects, other._done = list(self._objects), list(self._done)
+        return other
+
     def renamed(self, names: Mapping[str, str]) -> ClickLedger:
         """A copy with other names of the objects; what had been undone is left out.
 
@@ -366,6 +379,8 @@ class ClickLedger:
         """
         try:
             return cls.from_json(Path(path).read_bytes().decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: not a click ledger: not UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -446,7 +461,7 @@ class ClickLedger:
 
 def _as_voxel(values: Any, what: str) -> Voxel:
     try:
-        a, b, c = (operator.index(value) for value in values)
+        a, b, c = (operator.index(value) for value in values if not isinstance(value, bool))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} is three whole numbers in (k, j, i) order, got {values!r}") from error
     return a, b, c

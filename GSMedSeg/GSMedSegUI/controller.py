@@ -28,25 +28,54 @@ class Controller:
 
     def __init__(self, scene: Any) -> None:
         self._scene = scene
-        self._source: EngineSource | None = None
+        self.engine: EngineSource | None = None
+        """The engine that was chosen; None while there is only the one that scripts start with."""
+        self._own = OwnEngine()
         self._background: Background | None = None
         self._interactions: dict[tuple[str, str], Interaction] = {}
         self.interaction: Interaction | None = None
-        self.segment_id = ""
+        self._segment_id = ""
+        self._options = (Overwrite.NOTHING, 0.0, False)
         self.auto = True
         self._began_s = 0.0
         self.last_s = 0.0
         """How long the last mask took, from the click to the segment."""
 
+    @property
+    def segment_id(self) -> str:
+        """The chosen segment; where it was removed, the first one. Empty for none."""
+        if self.interaction is not None:
+            segments = self.interaction.segmentation.GetSegmentation()
+            if not self._segment_id or segments.GetSegment(self._segment_id) is None:
+                self._segment_id = segments.GetNthSegmentID(0) if segments.GetNumberOfSegments() else ""
+        return self._segment_id
+
+    @segment_id.setter
+    def segment_id(self, segment_id: str) -> None:
+        self._segment_id = segment_id
+
     def use_engine(self, source: EngineSource) -> None:
-        """Take masks from another engine from now on."""
-        if self._background is not None:
-            self._background.close()
-        self._source = source
+        """Take masks from another engine from now on; the one before ends, if it is this program's own."""
+        self.drop_engine()
+        self.engine = source
         self._background = Background(source)
-        self._interactions.clear()
         if self.interaction is not None:
             self.select(self.interaction.volume, self.interaction.segmentation)
+
+    def drop_engine(self) -> None:
+        """Ask the engine for nothing more, and end it if it is this program's own.
+
+        What is waited for is dropped, with the clicks that asked for it. Until another one is chosen, the one
+        that scripts start with is asked.
+        """
+        self._forget_interactions()
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+        for engine in (self.engine, self._own):
+            if isinstance(engine, OwnEngine):
+                engine.stop()
+        self.engine, self._own = None, OwnEngine()
 
     def new_segmentation(self, volume: Any) -> Any:
         """An empty segmentation node on a volume."""
@@ -62,20 +91,20 @@ class Controller:
         if volume is None or segmentation is None:
             return
         if self._background is None:
-            self.use_engine(OwnEngine())
-        assert self._background is not None
+            self._background = Background(self._own)
         key = (volume.GetID(), segmentation.GetID())
-        known = self._interactions.get(key)
-        if known is not None and known.stale:
+        known = self._interactions.pop(key, None)
+        if known is not None and (
+            known.stale or (known.volume, known.segmentation) != (volume, segmentation)
+        ):
+            known.cancel()
             known.close()
             known = None
         if known is None:
             known = Interaction(volume, segmentation, self._background, self._editor())
         self._interactions[key] = known
         self.interaction = known
-        if not self.segment_id or segmentation.GetSegmentation().GetSegment(self.segment_id) is None:
-            ids = segmentation.GetSegmentation().GetSegmentIDs()
-            self.segment_id = ids[0] if ids else ""
+        self.set_options(*self._options)
 
     def add_segment(self, name: str = "") -> str:
         """Add an empty segment and choose it; its ID."""
@@ -147,6 +176,7 @@ class Controller:
 
     def set_options(self, overwrite: Overwrite, smoothing_mm: float, wants_hint: bool) -> None:
         """How masks are made and put into segments from now on."""
+        self._options = (overwrite, smoothing_mm, wants_hint)
         if self.interaction is not None:
             self.interaction.overwrite = overwrite
             self.interaction.smoothing_mm = smoothing_mm
@@ -189,26 +219,25 @@ class Controller:
 
     def forget_scene(self) -> None:
         """Let go of all nodes."""
-        for interaction in self._interactions.values():
-            interaction.cancel()
-            interaction.close()
-        self._interactions.clear()
+        self._forget_interactions()
         self.interaction = None
         self.segment_id = ""
 
     def close(self) -> None:
         """End the engine, if it is this program's own."""
-        if self._background is not None:
-            self._background.close()
-            self._background = None
-        if isinstance(self._source, OwnEngine):
-            self._source.stop()
-        self._source = None
+        self.drop_engine()
+
+    def _forget_interactions(self) -> None:
+        """Drops what is waited for, and the images."""
+        for interaction in self._interactions.values():
+            interaction.cancel()
+            interaction.close()
+        self._interactions.clear()
 
     def _selected(self) -> Interaction:
         if self.interaction is None:
             raise RuntimeError(_("choose an image and a segmentation first"))
-        if self.interaction.stale:
+        if self._background is None or self.interaction.stale:
             self.select(self.interaction.volume, self.interaction.segmentation)
             assert self.interaction is not None
         return self.interaction

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from GSMedSegLib.memory_need import needed_gib
 from GSMedSegLib.model_store import list_weights
 from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.engines import EngineSource, OwnEngine, ServerEngine
+from GSMedSegUI.controller import Controller
 from GSMedSegUI.process import engine_python, run_module
 from GSMedSegUI.set_up import ensure_installed, missing
 
@@ -35,12 +35,11 @@ class EnginePanel:
 
     Args:
         ui: the widgets by name.
-        on_source: called with an engine when another one was chosen.
+        controller: uses the engine.
     """
 
-    def __init__(self, ui: Any, on_source: Callable[[EngineSource], None]) -> None:
-        self._ui, self._on_source = ui, on_source
-        self._source: EngineSource | None = None
+    def __init__(self, ui: Any, controller: Controller) -> None:
+        self._ui, self._controller = ui, controller
         self._lines = 0
         self._voxels = 0
         self._load_settings()
@@ -57,13 +56,12 @@ class EnginePanel:
 
     def ensure(self) -> bool:
         """Make sure that there is an engine to ask; False when the user does not want what it takes."""
-        if self._source is not None:
+        if self._controller.engine is not None:
             return True
         if not self._ui.serverRadio.checked and not (self._installed() and self._fetched()):
             self._show()
             return False
-        self._source = self._make_source()
-        self._on_source(self._source)
+        self._controller.use_engine(self._make_source())
         self._show()
         return True
 
@@ -94,8 +92,9 @@ class EnginePanel:
 
     def refresh(self) -> None:
         """Show what the engine said since the last call; a timer calls it."""
-        if isinstance(self._source, OwnEngine):
-            lines = list(self._source.log)
+        engine = self._controller.engine
+        if isinstance(engine, OwnEngine):
+            lines = list(engine.log)
             for line in lines[self._lines :] if self._lines <= len(lines) else lines:
                 self.log(line)
             self._lines = len(lines)
@@ -145,9 +144,7 @@ class EnginePanel:
         self._show()
 
     def _drop(self) -> None:
-        if isinstance(self._source, OwnEngine):
-            self._source.stop()
-        self._source = None
+        self._controller.drop_engine()
         self._lines = 0
 
     def _test(self) -> None:
@@ -162,8 +159,8 @@ class EnginePanel:
 
     def _start(self) -> None:
         with slicer.util.tryWithErrorDisplay(_("The engine did not start."), waitCursor=True):
-            if self.ensure() and self._source is not None:
-                facts = self._source.connect(slicer.app.processEvents).about()
+            if self.ensure() and self._controller.engine is not None:
+                facts = self._controller.engine.connect(slicer.app.processEvents).about()
                 self._ui.engineLabel.text = _("Ready: {engine}").format(engine=_described(facts))
             self.refresh()
 
@@ -190,7 +187,8 @@ class EnginePanel:
         server = ui.serverRadio.checked
         ui.serverFrame.visible = server
         ui.ownFrame.visible = not server
-        running = isinstance(self._source, OwnEngine) and self._source.running
+        engine = self._controller.engine
+        running = isinstance(engine, OwnEngine) and engine.running
         ui.startButton.enabled = not running
         ui.stopButton.enabled = running
         if not running and not server and not ui.engineLabel.text:

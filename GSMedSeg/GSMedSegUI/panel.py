@@ -54,7 +54,7 @@ class Panel:
         self._parameters: Any = None
         self._gui_tag: Any = None
         self._observed: list[tuple[Any, int]] = []
-        self.engine = EnginePanel(self.ui, controller.use_engine)
+        self.engine = EnginePanel(self.ui, controller)
         for name, icon in ICONS.items():
             getattr(self.ui, name).icon = qt.QIcon(resource_path(f"Icons/{icon}.png"))
         for value, text in self._overwrites():
@@ -104,7 +104,7 @@ class Panel:
         if self._parameters is None:
             self._observe_parameters(Parameters(self.controller.getParameterNode()))
         if self._parameters.volume is None:
-            self._parameters.volume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            self._parameters.volume = _first_image()
         self._selected()
 
     # What the user does
@@ -114,11 +114,11 @@ class Panel:
         for name in PLACED:
             getattr(ui, name).connect("toggled(bool)", self._placer(name))
         buttons = {
-            "undoButton": self.controller.undo,
-            "redoButton": self.controller.redo,
+            "undoButton": self._with_engine(self.controller.undo),
+            "redoButton": self._with_engine(self.controller.redo),
             "clearButton": self.controller.clear,
             "acceptButton": self.controller.accept,
-            "segmentButton": self.controller.segment,
+            "segmentButton": self._with_engine(self.controller.segment),
             "cancelButton": self.controller.cancel,
             "addSegmentButton": self.controller.add_segment,
             "saveClicksButton": self._save_clicks,
@@ -184,6 +184,15 @@ class Panel:
                 self._show()
 
         return clicked
+
+    def _with_engine(self, action: Callable[[], None]) -> Callable[[], None]:
+        """The action, once there is the engine that the panel shows."""
+
+        def act() -> None:
+            if self.engine.ensure():
+                action()
+
+        return act
 
     def _clicked(self, ras: np.ndarray, positive: bool) -> bool:
         try:
@@ -281,14 +290,19 @@ class Panel:
         parameters, controller = self._parameters, self.controller
         before = controller.interaction
         pair = (parameters.volume, parameters.segmentation)
-        if before is None or (before.volume, before.segmentation) != pair:
-            try:
+        voxels = 0
+        try:
+            if parameters.volume is not None:
+                voxels = math.prod(shape_of(parameters.volume))
+            if before is None or (before.volume, before.segmentation) != pair:
+                controller.segment_id = parameters.segment
                 controller.select(*pair)
-            except ValueError as error:
-                self._say(str(error))
+        except ValueError as error:
+            self._say(str(error))
         controller.auto = parameters.auto
-        self.engine.show_need(0 if parameters.volume is None else math.prod(shape_of(parameters.volume)))
+        self.engine.show_need(voxels)
         controller.set_options(Overwrite(parameters.overwrite), parameters.smoothing_mm, parameters.hint)
+        self.ui.overwriteComboBox.currentIndex = self.ui.overwriteComboBox.findData(parameters.overwrite)
         self._show()
 
     def _show(self) -> None:
@@ -300,6 +314,8 @@ class Panel:
         ui.segmentsTable.setSegmentationNode(segmentation)
         ui.show3DButton.setSegmentationNode(segmentation)
         interaction = controller.interaction
+        if interaction is not None and self._parameters.segment != controller.segment_id:
+            self._parameters.segment = controller.segment_id
         if interaction is not None and controller.segment_id:
             if list(ui.segmentsTable.selectedSegmentIDs()) != [controller.segment_id]:
                 ui.segmentsTable.setSelectedSegmentIDs([controller.segment_id])
@@ -341,3 +357,9 @@ class Panel:
             (Overwrite.OTHERS.value, _("Take voxels from other segments")),
             (Overwrite.OVERLAP.value, _("Let segments overlap")),
         ]
+
+
+def _first_image() -> Any:
+    """The first volume of the scene that can be segmented, or None."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return next((n for n in nodes if n.GetImageData() and not n.IsA("vtkMRMLLabelMapVolumeNode")), None)

@@ -56,7 +56,7 @@ class Interaction:
         self._image = image_of(volume)
         self.volume, self.segmentation = volume, segmentation
         self._background, self._editor = background, editor
-        self._image_name = f"{volume.GetID()} {volume.GetImageData().GetMTime()}"
+        self._image_name = _state_of(volume)
         self.overwrite = Overwrite.NOTHING
         self.smoothing_mm = 0.0
         self.wants_hint = False
@@ -74,9 +74,8 @@ class Interaction:
 
     @property
     def stale(self) -> bool:
-        """Whether the volume has other voxels than when this began, as after the next frame of a sequence."""
-        image = self.volume.GetImageData()
-        return image is None or f"{self.volume.GetID()} {image.GetMTime()}" != self._image_name
+        """Whether the volume has other voxels, or lies elsewhere, than when this began."""
+        return _state_of(self.volume) != self._image_name
 
     @property
     def busy(self) -> bool:
@@ -214,15 +213,18 @@ class Interaction:
     def update(self, told: Sequence[Told]) -> list[Told]:
         """Put masks that have arrived into their segments.
 
+        A segment that was painted while its mask was made keeps the paint as a step, and the clicks since are
+        asked for again on top of it.
+
         Args:
             told: what `Background.poll` gave.
 
         Returns:
-            what of it was about this volume and segmentation.
+            what of it this asked for.
         """
         own = []
         for one in told:
-            if not isinstance(one.tag, tuple) or one.tag[0] != self.segmentation.GetID():
+            if not isinstance(one.tag, tuple) or one.tag[0] is not self:
                 continue
             segment_id = one.tag[1]
             if one.answer is not None or one.error is not None:
@@ -230,6 +232,8 @@ class Interaction:
             if not self._exists(segment_id):
                 continue
             if one.answer is not None:
+                if self._painted_meanwhile(segment_id):
+                    continue
                 try:
                     self._apply(segment_id, one.question.prompts, one.answer.mask)
                 except (ValueError, RuntimeError) as error:  # locked since it was asked for
@@ -247,25 +251,33 @@ class Interaction:
             the segments.
         """
         dropped = sorted(self._waiting)
+        if not dropped:
+            return dropped
         for segment_id in dropped:
             self._background.cancel(self._tag(segment_id))
-            self._waiting.discard(segment_id)
-            self._return_to(segment_id, self._applied[segment_id])
+        self._waiting.clear()
+        self._return_to_masks(dropped)
+        for segment_id in dropped:
+            self._return_to_masks([segment_id])
         self._store()
         return dropped
 
-    def _return_to(self, segment_id: str, wanted: ObjectPrompts) -> None:
-        """Goes through the steps on a segment, back and then forth, to where its mask is what it shows."""
+    def _return_to_masks(self, segment_ids: Sequence[str]) -> None:
+        """Goes through the steps on some segments, back or else forth, to where they show what they have."""
         ledger = self._ledger
+
+        def others() -> list[str]:
+            return [one for one in segment_ids if self._prompts(one) != self._applied[one]]
+
         for step, opposite, name in (
             (ledger.undo, ledger.redo, ledger.last_object),
             (ledger.redo, ledger.undo, ledger.next_object),
         ):
             taken = 0
-            while self._prompts(segment_id) != wanted and name() == segment_id:
+            while name() in others():
                 step()
                 taken += 1
-            if self._prompts(segment_id) == wanted:
+            if not others():
                 return
             for _ in range(taken):
                 opposite()
@@ -322,14 +334,16 @@ class Interaction:
     def _exists(self, segment_id: str) -> bool:
         return self.segmentation.GetSegmentation().GetSegment(segment_id) is not None
 
-    def _tag(self, segment_id: str) -> tuple[str, str]:
-        return self.segmentation.GetID(), segment_id
+    def _tag(self, segment_id: str) -> tuple[Interaction, str]:
+        """Of a question: the same segment may be asked about on another volume."""
+        return self, segment_id
 
     def _prompts(self, segment_id: str) -> ObjectPrompts:
         return self._ledger.prompts(segment_id) if segment_id in self._ledger.objects else ObjectPrompts()
 
     def _store(self) -> None:
-        store_ledger(self._ledger, self.segmentation, self.volume)
+        if self.segmentation.GetScene() is not None:  # else it was deleted, and its clicks with it
+            store_ledger(self._ledger, self.segmentation, self.volume)
 
     def _begin(self, segment_id: str) -> None:
         """Declares a segment, and takes up what was done to it by other means since its clicks gave its mask.
@@ -343,16 +357,39 @@ class Interaction:
         add_objects(self._ledger, [segment_id])
         if segment_id in self._waiting:
             return
-        if self._labelmap_time(segment_id) != self._untouched.get(
-            segment_id
-        ):  # else reading would be in vain
-            mask = read_mask(self.segmentation, segment_id, self.volume)
-            if _digest(mask) != self._written(segment_id):
-                self._ledger.set_mask(segment_id, mask)
-                self._applied[segment_id] = self._prompts(segment_id)
-                self._store()
-            self._untouched[segment_id] = self._labelmap_time(segment_id)
+        mask = self._changed_mask(segment_id)
+        if mask is not None:
+            self._start_from(segment_id, mask)
+            self._store()
         self._applied.setdefault(segment_id, self._prompts(segment_id))
+
+    def _changed_mask(self, segment_id: str) -> Cropped | None:
+        """A segment's mask, if it was changed by other means since its clicks gave it."""
+        if self._labelmap_time(segment_id) == self._untouched.get(segment_id):  # reading would be in vain
+            return None
+        mask = read_mask(self.segmentation, segment_id, self.volume)
+        self._untouched[segment_id] = self._labelmap_time(segment_id)
+        return mask if _digest(mask) != self._written(segment_id) else None
+
+    def _start_from(self, segment_id: str, mask: Cropped) -> None:
+        """Takes what a segment has now as a step."""
+        self._ledger.set_mask(segment_id, mask)
+        self._shows(segment_id, mask)
+
+    def _painted_meanwhile(self, segment_id: str) -> bool:
+        """Whether a segment was painted since its mask was asked for; then its new clicks are asked again."""
+        mask = self._changed_mask(segment_id)
+        if mask is None:
+            return False
+        before, now = self._applied[segment_id], self._prompts(segment_id)
+        self._start_from(segment_id, mask)
+        if now.clicks[: len(before.clicks)] == before.clicks:
+            for click in now.clicks[len(before.clicks) :]:
+                self._ledger.add_click(segment_id, click)
+        self._store()
+        if self._prompts(segment_id) != self._applied[segment_id]:
+            self._follow(segment_id)
+        return True
 
     def _written(self, segment_id: str) -> str:
         """The checksum of the mask that the clicks gave; that of nothing when they gave none yet."""
@@ -363,10 +400,13 @@ class Interaction:
         return _digest(crop(np.zeros(shape_of(self.volume), bool)))
 
     def _apply(self, segment_id: str, prompts: ObjectPrompts, mask: Cropped) -> None:
-        segment = self.segmentation.GetSegmentation().GetSegment(segment_id)
         written = write_mask(self.segmentation, segment_id, self.volume, mask, self.overwrite, self._editor)
-        segment.SetTag(MASK_TAG, _digest(written))
-        self._applied[segment_id] = prompts
+        self._shows(segment_id, written, prompts)
+
+    def _shows(self, segment_id: str, mask: Cropped, prompts: ObjectPrompts | None = None) -> None:
+        """Notes what a segment has, and what prompts that follows from; all of them by default."""
+        self.segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MASK_TAG, _digest(mask))
+        self._applied[segment_id] = self._prompts(segment_id) if prompts is None else prompts
         self._untouched[segment_id] = self._labelmap_time(segment_id)
 
     def _labelmap_time(self, segment_id: str) -> tuple[str, int] | None:
@@ -383,6 +423,12 @@ class Interaction:
         before = self._prompts(segment_id)
         self._ledger.redo()
         return before == ObjectPrompts()
+
+
+def _state_of(volume: Any) -> str:
+    """Names a volume's voxels and where they lie; another text after either has changed."""
+    image = volume.GetImageData()
+    return f"{volume.GetID()} {image and image.GetMTime()} {ijk_to_ras_of(volume).tolist()}"
 
 
 def _digest(mask: Cropped) -> str:

@@ -19,16 +19,18 @@ VOLUME = "gsmedsegVolume"
 def load_ledger(segmentation: Any, volume: Any) -> ClickLedger:
     """The clicks made on a volume for the segments of a segmentation; objects are named by segment ID.
 
+    Clicks are on voxels: where the volume was moved or its spacing corrected, they went with it.
+
     Raises:
-        ValueError: the clicks in the scene are of another grid, or damaged.
+        ValueError: the clicks in the scene are of another shape, or damaged.
     """
     node = _find(segmentation, volume)
     shape, matrix = shape_of(volume), ijk_to_ras_of(volume)
     if node is None or not node.GetText():
         return ClickLedger(shape, matrix)
     ledger = ClickLedger.from_json(node.GetText())
-    ledger.check_image(shape, matrix)
-    return ledger
+    ledger.check_image(shape)
+    return ledger.moved(matrix)
 
 
 def store_ledger(ledger: ClickLedger, segmentation: Any, volume: Any) -> None:

@@ -60,9 +60,10 @@ def _is_empty(segment: Any) -> bool:
 
 
 def is_locked(segmentation: Any, segment_id: str) -> bool:
-    """Whether nothing may change a segment."""
+    """Whether nothing may change a segment; False for one that does not exist."""
     value = vtk.mutable("")
-    return bool(segmentation.GetSegmentation().GetSegment(segment_id).GetTag(LOCKED, value)) and value == "1"
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    return segment is not None and bool(segment.GetTag(LOCKED, value)) and value == "1"
 
 
 def set_locked(segmentation: Any, segment_id: str, locked: bool) -> None:

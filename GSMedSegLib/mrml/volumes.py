@@ -34,7 +34,13 @@ def image_of(volume: Any) -> NDArray[Any]:
 
 
 def shape_of(volume: Any) -> Voxel:
-    """(K, J, I) of a volume node."""
+    """(K, J, I) of a volume node.
+
+    Raises:
+        ValueError: no voxels.
+    """
+    if volume.GetImageData() is None:
+        raise ValueError(f'volume "{volume.GetName()}" has no voxels; load its image first')
     i, j, k = volume.GetImageData().GetDimensions()
     return k, j, i
 

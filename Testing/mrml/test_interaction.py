@@ -324,6 +324,95 @@ def test_cancel_of_an_undo_brings_the_click_back(desk: Desk):
     assert np.array_equal(desk.mask("a"), before)
 
 
+@pytest.mark.parametrize("order", ["ab", "ba", "aba"])
+def test_cancel_takes_back_what_several_segments_wait_for(desk: Desk, order: str):
+    go = hold_up(desk)
+    for name in order:
+        desk.interaction.add_click(name, voxel_to_world(desk.volume, FIRST if name == "a" else SECOND), True)
+        desk.interaction.segment(name)
+    assert desk.interaction.cancel() == ["a", "b"]
+    go.set()
+    assert [desk.interaction.ledger.clicks(name) for name in "ab"] == [(), ()]
+
+
+def test_paint_while_a_mask_is_made_is_kept_and_clicked_on(desk: Desk):
+    desk.click("a", FIRST)
+    clicked = desk.mask("a")
+    go = hold_up(desk)
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, (9, 9, 9)), True)
+    desk.interaction.segment("a")
+    painted = clicked.copy()
+    painted[:3, :3, :3] = True
+    write_mask(desk.segmentation, "a", desk.volume, crop(painted))
+    go.set()
+    desk.wait()
+    assert desk.interaction.ledger.prompts("a") == ObjectPrompts(
+        (Click((9, 9, 9), True),), None, crop(painted)
+    )
+    assert desk.mask("a")[:3, :3, :3].all()
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), painted)
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), desk.truth(clicks(FIRST, (9, 9, 9))))
+
+
+def test_a_neighbours_change_is_no_paint(desk: Desk):
+    """Segments share a labelmap: what changes one changes the time of both."""
+    paint(desk)
+    go = hold_up(desk)
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, FIRST), True)
+    desk.interaction.segment("a")
+    beside = np.zeros(image_of(desk.volume).shape, bool)
+    beside[16:19, 20:23, 2:5] = True
+    write_mask(desk.segmentation, "b", desk.volume, crop(beside))
+    go.set()
+    desk.wait()
+    assert desk.interaction.undo() == "a"
+    assert not desk.interaction.can_undo, "the paint and the click were all"
+
+
+def test_an_answer_goes_into_the_volume_it_was_asked_for(
+    desk: Desk, image: np.ndarray, add_volume: Callable[..., Any]
+):
+    """Two volumes in different places, and one segmentation: a user who looks at CT and MR in turn."""
+    apart = OBLIQUE.copy()
+    apart[:3, 3] += (5.0, 5.0, 5.0)
+    other = Interaction(add_volume(image, apart, MOVED), desk.segmentation, desk.background)
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, FIRST), True)
+    desk.interaction.segment("a")
+    told: list[Told] = []
+    wait_until(lambda: told.extend(desk.background.poll()) or any(one.answer for one in told))
+    assert other.update(told) == []
+    assert desk.interaction.update(told)
+    assert np.array_equal(desk.mask("a"), desk.truth(clicks(FIRST)))
+
+
+def test_clicks_move_with_their_volume(desk: Desk):
+    """As after Center Volume, or a corrected spacing."""
+    desk.click("a", FIRST)
+    desk.volume.SetOrigin(1.0, 2.0, 3.0)
+    desk.volume.SetSpacing(1.0, 1.0, 2.0)
+    assert desk.interaction.stale
+    again = Interaction(desk.volume, desk.segmentation, desk.background)
+    assert not again.stale
+    assert again.ledger.clicks("a") == (Click(FIRST, True),)
+    ((ras, positive),) = again.clicks_ras("a")
+    assert positive
+    assert np.allclose(ras, voxel_to_world(desk.volume, FIRST))
+
+
+def test_a_deleted_segmentation_is_let_go_of(desk: Desk, scene: Any):
+    hold_up(desk).set()
+    desk.click("a", FIRST)
+    desk.interaction.add_click("a", voxel_to_world(desk.volume, (9, 9, 9)), True)
+    desk.interaction.segment("a")
+    scene.RemoveNode(desk.segmentation)
+    assert desk.interaction.cancel() == ["a"]
+    desk.interaction.close()
+
+
 def test_the_clicks_are_replayed_without_slicer(desk: Desk, tmp_path: Path):
     desk.click("a", FIRST)
     desk.click("b", SECOND)

@@ -99,7 +99,7 @@ def test_press_click_and_the_mask_is_there(desktop: Any, widget: Any, case: Any,
 def test_a_killed_engine_comes_back_by_itself(desktop: Any, widget: Any, case: Any):
     _, inside = case
     before = click(desktop, widget, inside)
-    engine = widget.panel.engine._source
+    engine = widget.logic.engine
     pid = engine.pid
     engine._process.kill()
     desktop.click(widget.panel.ui.undoButton)
@@ -187,7 +187,7 @@ def test_cancel_restores_the_mask_before(desktop: Any, widget: Any, case: Any):
 
     _, inside = case
     before = click(desktop, widget, inside)
-    engine = psutil.Process(widget.panel.engine._source.pid)
+    engine = psutil.Process(widget.logic.engine.pid)
     engine.suspend()  # the click stays under way until it is cancelled
     try:
         desktop.slice_view("Red").click_ras(inside + np.array((7, 9, 0)))
@@ -257,7 +257,7 @@ def test_a_server_is_tested_used_and_told_apart_from_others(
         widget.panel.engine._changed()
         _, inside = case
         click(desktop, widget, inside)
-        assert widget.panel.engine._source.connect().about()["version"]
+        assert widget.logic.engine.connect().about()["version"]
     import qt
 
     kept = qt.QSettings()
@@ -454,3 +454,80 @@ def test_the_doctors_report_is_on_the_clipboard(desktop: Any, widget: Any):
     assert "memory" in text
     assert text.strip() in widget.panel.ui.logText.toPlainText()
     assert "on the clipboard" in widget.panel.ui.engineLabel.text
+
+
+def test_options_hold_for_every_image_and_engine(desktop: Any, widget: Any, case: Any):
+    """And the panel shows what is done: a scene brings its own choice along."""
+    from GSMedSegLib.mrml.segments import Overwrite
+
+    _, inside = case
+    ui = widget.panel.ui
+    try:
+        click(desktop, widget, inside)
+        ui.overwriteComboBox.currentIndex = ui.overwriteComboBox.findData("others")
+        widget.logic.use_engine(widget.panel.engine._make_source())
+        assert widget.logic.interaction.overwrite is Overwrite.OTHERS
+        widget.panel._parameters.overwrite = "overlap"
+        desktop.process_events()
+        assert ui.overwriteComboBox.itemData(ui.overwriteComboBox.currentIndex) == "overlap"
+        assert widget.logic.interaction.overwrite is Overwrite.OVERLAP
+    finally:
+        widget.panel._parameters.overwrite = "nothing"
+
+
+def test_a_volume_without_voxels_is_told(desktop: Any, widget: Any):
+    """As any output selector makes it: it is not chosen by itself, and does no harm when it is."""
+    slicer.mrmlScene.Clear(0)
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "to be")
+    widget.panel.enter()
+    assert widget.panel._parameters.volume is None
+    widget.panel._parameters.volume = empty
+    widget.panel._parameters.segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    desktop.process_events()
+    assert '"to be" has no voxels' in widget.panel.ui.statusLabel.text
+    assert desktop.errors == []
+
+
+def test_a_segment_deleted_elsewhere(desktop: Any, widget: Any, case: Any):
+    """In the Segment Editor, or in the Data module."""
+    _, inside = case
+    click(desktop, widget, inside)
+    kept = widget.logic.segment_id
+    desktop.click(widget.panel.ui.acceptButton)
+    gone = widget.logic.segment_id
+    click(desktop, widget, inside + np.array((0, 60, 0)))
+    segments = widget.logic.interaction.segmentation.GetSegmentation()
+    segments.RemoveSegment(gone)
+    desktop.click(widget.panel.ui.undoButton)
+    assert widget.logic.segment_id == kept
+    assert widget.panel._parameters.segment == kept
+    segments.RemoveSegment(kept)
+    widget.panel._show()
+    assert widget.logic.segment_id == ""
+
+
+def test_a_deleted_segmentation_does_not_stop_the_scene_from_closing(desktop: Any, widget: Any, case: Any):
+    _, inside = case
+    click(desktop, widget, inside)
+    slicer.mrmlScene.RemoveNode(widget.logic.interaction.segmentation)
+    slicer.mrmlScene.Clear(0)
+    assert widget.logic.interaction is None
+    assert widget.logic._interactions == {}
+
+
+def test_a_stopped_engine_stays_stopped(desktop: Any, widget: Any, case: Any):
+    """While a mask is made: the click is dropped, and the next one has an engine that the panel knows."""
+    _, inside = case
+    before = click(desktop, widget, inside)
+    stopped = widget.logic.engine
+    desktop.slice_view("Red").click_ras(inside + np.array((7, 9, 0)))
+    assert widget.logic.busy
+    desktop.click(widget.panel.ui.stopButton)
+    assert not widget.logic.busy
+    assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 1
+    desktop.click(widget.panel.ui.undoButton)
+    desktop.click(widget.panel.ui.redoButton)
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    assert np.array_equal(mask_of(widget), before)
+    assert not stopped.running
+    assert widget.logic.engine.running
