@@ -92,7 +92,8 @@ class Reading:
     """How images and label maps become cases.
 
     Attributes:
-        objects: take at most so many labels of a case, see `choose_labels`; None for all.
+        objects: take at most so many labels of a case, see `choose_labels`, without the clicks and earlier
+            labels that a challenge file may hold; None for all.
         window: grey values that become 0 and 255; None for `GREY_PERCENTILES`. Challenge files have their
             grey values already.
     """
@@ -309,6 +310,8 @@ def _load_npz(files: tuple[Path, ...], classes: tuple[str, ...], reading: Readin
     if case.boxes and len(case.boxes) != len(numbers):
         raise ValueError(f"{files[0]}: {len(case.boxes)} boxes for {len(numbers)} classes")
     truth, kept = _kept(case.truth, reading)
+    if reading.objects is not None:  # clicks and earlier labels are of all classes
+        case = replace(case, clicks=None, prev_pred=None)
     return LabelledCase(
         replace(case, truth=truth, boxes=tuple(boxes[n] for n in kept) if boxes else None),
         tuple(names[n] for n in kept) if names else (),

@@ -68,6 +68,12 @@ def find_sources_of(options: argparse.Namespace) -> list[CaseSource]:
     return find_sources(options.data, truth=options.truth, modality=options.modality, reading=reading)
 
 
+def check_apart(output: Path, data: Path) -> None:
+    """Raises ValueError when results would go into the folder that the data is in."""
+    if output.exists() and output.samefile(data):
+        raise ValueError(f"{output} holds the data itself; choose another folder for the results")
+
+
 def _window(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(","))
@@ -83,9 +89,12 @@ def _make_cases(options: argparse.Namespace) -> int:
     from GSMedSegLib.case_source import CLASS_NAMES, read_class_names
 
     sources = find_sources_of(options)
+    check_apart(options.output, options.data)
+    read = {file.resolve() for source in sources for file in source.files}
+    for target in (target for source in sources for target in _targets(source, options)):
+        if target.resolve() in read:
+            raise ValueError(f"{target} is one of the files to be read; choose another OUTPUT_DIR")
     options.output.mkdir(parents=True, exist_ok=True)
-    if options.output.samefile(options.data):
-        raise ValueError(f"{options.output} holds the data itself; choose another OUTPUT_DIR")
     named = options.output / "imgs" if options.split_truth else options.output
     named.mkdir(exist_ok=True)
     failed, written, classes = [], 0, read_class_names(named)  # cases made before keep theirs
@@ -101,10 +110,18 @@ def _make_cases(options: argparse.Namespace) -> int:
         with atomic_path(named / CLASS_NAMES) as temporary:
             text = json.dumps(classes, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"{written} cases in {options.output}")
+    print(f"{written} {'case' if written == 1 else 'cases'} in {options.output}")
     if failed:
         say(f"error: {len(failed)} of {len(sources)} cases failed: {', '.join(failed)}")
     return FAILED if failed else 0
+
+
+def _targets(source: CaseSource, options: argparse.Namespace) -> list[Path]:
+    """The file of a case, and that of its truth where it is to be apart."""
+    folders = [options.output]
+    if options.split_truth:
+        folders = [options.output / "imgs", options.output / "gts"]
+    return [folder / f"{source.name}.npz" for folder in folders]
 
 
 def _write(source: CaseSource, options: argparse.Namespace) -> tuple[str, ...]:
@@ -122,11 +139,10 @@ def _write(source: CaseSource, options: argparse.Namespace) -> tuple[str, ...]:
         case = replace(case, boxes=None)
     elif case.boxes is None:
         case = with_boxes(case)
-    if options.split_truth:
-        for part in ("imgs", "gts"):
-            (options.output / part).mkdir(exist_ok=True)
-        write_truth(options.output / "gts" / f"{source.name}.npz", truth)
-        write_case(options.output / "imgs" / f"{source.name}.npz", replace(case, truth=None))
-    else:
-        write_case(options.output / f"{source.name}.npz", case)
+    target, *apart = _targets(source, options)
+    for file in apart:
+        file.parent.mkdir(exist_ok=True)
+        write_truth(file, truth)
+        case = replace(case, truth=None)
+    write_case(target, case)
     return labelled.classes or tuple(str(label) for label in labels)

@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from GSMedSegLib import __version__
-from GSMedSegLib.cases_command import add_make_cases
 from GSMedSegLib.console import FAILED, Parser, command, reason, say, tell
-from GSMedSegLib.doctor_command import add_doctor
 from GSMedSegLib.engine_options import add_engine_options, load_predictor
-from GSMedSegLib.evaluate_command import add_evaluate
-from GSMedSegLib.predict_command import add_predict
-from GSMedSegLib.serve_command import add_serve
-from GSMedSegLib.web_command import add_web
-from GSMedSegLib.weights_command import add_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
         SystemExit: after --help and --version, and for arguments that make no sense.
     """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        say("stopped; what was already written is whole, nothing else was")
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        say(f"error: {reason(error)}")
+        return FAILED
+
+
+def _run(arguments: list[str] | None) -> int:
     from GSMedSegLib.prompt_arguments import join_negative
 
     if arguments is None:
@@ -58,18 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
             errors="backslashreplace"
         )  # a name that the terminal cannot show is no failure
     options = _parser().parse_args(join_negative(arguments))
-    try:
-        code: int = options.run(options)
-    except KeyboardInterrupt:
-        say("stopped; what was already written is whole, nothing else was")
-        return INTERRUPTED
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        say(f"error: {reason(error)}")
-        return FAILED
+    code: int = options.run(options)
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
+    # Here, where Ctrl+C is caught already: they take half a second.
+    from GSMedSegLib.cases_command import add_make_cases
+    from GSMedSegLib.doctor_command import add_doctor
+    from GSMedSegLib.evaluate_command import add_evaluate
+    from GSMedSegLib.predict_command import add_predict
+    from GSMedSegLib.serve_command import add_serve
+    from GSMedSegLib.web_command import add_web
+    from GSMedSegLib.weights_command import add_weights
+
     parser = Parser(
         prog="gsmedseg",
         description="Segment anything in a 3D medical image from a few clicks.",
@@ -119,7 +125,7 @@ def _add_segment(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="label map to write: .nii, .nii.gz, .nrrd or .mha",
+        help="label map to write: .nii, .nii.gz, .nrrd, .mha, or .seg.nrrd with the names for Slicer",
     )
     parser.add_argument("--series", metavar="UID", help="which DICOM series, where the folder has several")
     add_prompt_options(parser)
@@ -127,7 +133,10 @@ def _add_segment(commands: Any) -> None:
         "--ras", action="store_true", help="clicks and boxes are in millimetres right, anterior, superior"
     )
     parser.add_argument(
-        "--clicks", type=Path, metavar="LEDGER.json", help="start from the clicks in this file"
+        "--clicks",
+        type=Path,
+        metavar="LEDGER.json",
+        help="start from the clicks, boxes and masks in this file",
     )
     parser.add_argument(
         "--save-clicks",
@@ -151,7 +160,7 @@ def _segment(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from GSMedSegLib.atomic import check_target
-    from GSMedSegLib.prompt_arguments import add_prompts
+    from GSMedSegLib.prompt_arguments import add_prompts, check_start
     from GSMedSegLib.prompts import ClickLedger
     from GSMedSegLib.volume_io import check_volume_target, read_volume, write_labelmap, write_volume
 
@@ -165,19 +174,25 @@ def _segment(options: argparse.Namespace) -> int:
     if options.probability is not None:
         check_volume_target(options.probability)
     volume = read_volume(options.image, options.series)
+    if not volume.has_position:
+        lacking = f"{options.image}: its header gives no position (qform_code and sform_code are 0)"
+        if options.ras:
+            raise ValueError(f"{lacking}, so there are no millimetres; click by voxels i,j,k, without --ras")
+        say(f"warning: {lacking}; programs will show it, and the result, in different places")
     if options.clicks is None:
         ledger = ClickLedger(volume.shape, volume.ijk_to_ras)
     else:
         ledger = ClickLedger.load(options.clicks)
         ledger.check_image(volume.shape, volume.ijk_to_ras)
-    add_prompts(ledger, options.prompts or [], volume.ijk_to_ras, options.ras)
+    wanted = add_prompts(ledger, options.prompts or [], volume.ijk_to_ras, options.ras)
     probability_files = _probability_files(options, len(ledger.objects))
 
     predictor = load_predictor(options)
+    check_start(ledger, wanted, predictor.can_start)
     predictor.set_image(volume.array, volume.ijk_to_ras, ledger)
     with tqdm(unit="click", desc="segmenting", file=sys.stderr, disable=None) as bar:
         labels = predictor.labels(lambda done, total: tell(bar, done, total))
-    write_labelmap(options.output, labels, volume.ijk_to_ras)
+    write_labelmap(options.output, labels, volume.ijk_to_ras, names=predictor.objects)
     if options.save_clicks is not None:
         ledger.save(options.save_clicks)
     for name, file in zip(predictor.objects, probability_files):
@@ -233,13 +248,22 @@ def _print_objects(
     voxel_mm3 = abs(float(np.linalg.det(ijk_to_ras[:3, :3])))
     for label, name in enumerate(predictor.objects, start=1):
         voxels = int(np.count_nonzero(labels == label))
-        size_mm3 = voxels * voxel_mm3
-        size = f"{size_mm3 / 1000:.4g} ml" if size_mm3 >= 1000 else f"{size_mm3:.4g} mm³"
-        print(f"{name}: label {label}, {voxels} voxels, {size}")
+        print(f"{name}: label {label}, {voxels} voxels, {_size(voxels, voxel_mm3)}")
         if voxels == 0:
-            clicked = any(click.positive for click in predictor.ledger.clicks(name))
-            advice = "click nearer to its middle, or add clicks" if clicked else "it has no foreground click"
+            started = predictor.can_segment(name)
+            advice = "click nearer to its middle, or add clicks" if started else "it has no foreground click"
             say(f"warning: object {name!r} came out empty; {advice}")
+
+
+def _size(voxels: int, voxel_mm3: float) -> str:
+    """A volume in the unit that suits it."""
+    size_mm3 = voxels * voxel_mm3
+    if size_mm3 >= 1000:
+        return f"{size_mm3 / 1000:.4g} ml"
+    if size_mm3 >= 1e-3 or voxel_mm3 >= 1e-6:
+        return f"{size_mm3:.4g} mm³"
+    size_um3 = size_mm3 * 1e9
+    return f"{size_um3:.0f} µm³" if size_um3 >= 1000 else f"{size_um3:.4g} µm³"
 
 
 # gsmedseg demo

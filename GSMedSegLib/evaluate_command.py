@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from GSMedSegLib import __version__
-from GSMedSegLib.cases_command import add_source_options, find_sources_of
+from GSMedSegLib.cases_command import add_source_options, check_apart, find_sources_of
 from GSMedSegLib.console import FAILED, command, say
 from GSMedSegLib.engine_options import add_engine_options, load_predictor
 
@@ -71,6 +71,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     check_report_tools()
     sources = find_sources_of(options)
+    check_apart(options.output, options.data)
     options.output.mkdir(parents=True, exist_ok=True)
     with join_ranks() as ranks:
         segmenter = _segmenter(options)
@@ -177,7 +178,8 @@ def _conclude(
     write_report(options.output, ordered, {**_settings(options), **_facts(ranks)}, shown)
     failed = [result.name for result in ordered if result.errors]
     mean = sum(result.dice_auc for result in ordered) / len(ordered)
-    print(f"{len(ordered)} cases, DSC_AUC {mean:.3f}; see {options.output / 'report.html'}")
+    cases = "1 case" if len(ordered) == 1 else f"{len(ordered)} cases"
+    print(f"{cases}, DSC_AUC {mean:.3f}; see {options.output / 'report.html'}")
     if failed:
         say(f"error: {len(failed)} of {len(ordered)} cases failed: {', '.join(failed)}")
     return bool(failed)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 GREY_PERCENTILES = (0.5, 99.5)
 """Of the voxels, to 0 and 255, where no window is given."""
 
+LARGEST = 1e36
+"""No voxel is farther from 0: the network's 32-bit numbers end at 3e38, and sums of voxels need room."""
+
 _CHUNK_VOXELS = 1 << 20
 """Voxels counted at a time: the 64-bit indices that counting needs then stay in cache."""
 
@@ -30,7 +33,8 @@ def percentile_limits(image: NDArray[Any], lower: float = 1, upper: float = 99) 
         (low, high) with low < high, in the unit of the image.
 
     Raises:
-        ValueError: no voxels, NaN or infinite voxels, a constant image, or percentiles out of order.
+        ValueError: no voxels, NaN or infinite voxels, voxels beyond `LARGEST`, a constant image, or
+            percentiles out of order.
 
     Source: MONAI `ScaleIntensityRangePercentiles`, which takes the same percentiles.
     """
@@ -44,6 +48,11 @@ def percentile_limits(image: NDArray[Any], lower: float = 1, upper: float = 99) 
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         raise ValueError(
             "the image has NaN or infinite voxels; replace them, for example by its smallest value"
+        )
+    if max(-smallest, largest) > LARGEST:
+        raise ValueError(
+            f"voxels must lie between -{LARGEST:g} and {LARGEST:g}, got {smallest:.3g} to {largest:.3g}; "
+            "replace those that mean nothing, or divide the image"
         )
     if smallest == largest:
         raise ValueError(f"the image is constant (every voxel is {smallest:g}): there is nothing to segment")

@@ -22,6 +22,7 @@ _CHUNK_BYTES = 1 << 20
 _LITTLE_ENDIAN_START = (348).to_bytes(4, "little")
 _FLOAT_TYPES = {"16": "f4", "64": "f8"}
 """Header start (its own size) and codes of the types that can be NaN. Source: nifti1.h."""
+_FORM_CODES = ("qform_code", "sform_code")
 _MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}
 """The spatial part of xyzt_units: metre, millimetre, micrometre. Source: the NIfTI-1 header, nifti1.h."""
 
@@ -54,6 +55,12 @@ def check_voxels(reader: sitk.ImageFileReader, path: Path) -> None:
         raise ValueError(f"{path}: the file is damaged or incomplete; copy or export it again") from error
     if left_bytes:
         raise ValueError(f"{path}: the file is incomplete, {left_bytes} bytes are missing; copy it again")
+
+
+def has_position(image: sitk.Image) -> bool:
+    """Whether the file says where the image lies; a NIfTI file need not, and then programs make it up."""
+    codes = [int(image.GetMetaData(key)) for key in _FORM_CODES if image.HasMetaDataKey(key)]
+    return not codes or any(code > 0 for code in codes)
 
 
 def check_forms_agree(reader: sitk.ImageFileReader, ijk_to_ras: FloatArray, path: Path) -> None:

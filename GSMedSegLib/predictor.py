@@ -134,13 +134,15 @@ class Predictor:
         """Start on an image; clicks of the image before are forgotten.
 
         Args:
-            image: (K, J, I) real numbers, any range.
+            image: (K, J, I) real numbers, any range; not copied, so it must stay as it is while it is in use.
             ijk_to_ras: (4, 4) voxels (i, j, k) to millimetres; None for cubes of 1 mm.
             ledger: clicks made earlier on this image, to go on from.
 
         Raises:
-            ValueError: not 3D, constant, NaN or infinite, or a ledger of another image.
+            ValueError: not a 3D array, constant, NaN, infinite or beyond 1e36, or a ledger of another image.
         """
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"expected a NumPy array (k, j, i); got {type(image).__name__}; use np.asarray")
         if image.ndim != 3 or image.size == 0:
             raise ValueError(
                 f"expected a 3D image (k, j, i); got shape {image.shape}; choose one channel or time point"
@@ -238,7 +240,11 @@ class Predictor:
 
     def can_segment(self, object_name: str) -> bool:
         """Whether the object has enough prompts for a mask; raises ValueError for an unknown object."""
-        return self._can_start(self.ledger.prompts(object_name))
+        return self.can_start(self.ledger.prompts(object_name))
+
+    def can_start(self, prompts: ObjectPrompts) -> bool:
+        """Whether these prompts are enough for a mask: the strategy decides, but a mask always is."""
+        return prompts.mask is not None or self._strategy.can_start(prompts.clicks, prompts.box)
 
     def segment(self, object_name: str, progress: Callable[[int, int], None] | None = None) -> Segment:
         """Logits of an object after all its clicks.
@@ -253,7 +259,7 @@ class Predictor:
                 strategy, a box or a mask; any click with the reference strategy, which takes no mask.
         """
         prompts = self.ledger.prompts(object_name)
-        if not self._can_start(prompts):
+        if not self.can_start(prompts):
             raise RuntimeError(f"object {object_name!r} has no foreground click yet; call add_click first")
         return self.segment_from(prompts, progress)
 
@@ -275,7 +281,7 @@ class Predictor:
             raise RuntimeError(
                 f"the {self._strategy.name} strategy starts from clicks, not from a mask; use adaptive"
             )
-        if not self._can_start(prompts):
+        if not self.can_start(prompts):
             raise RuntimeError("there is no foreground click yet; give one")
         steps = self._steps(prompts)
         segment = None if prompts.mask is None else given_segment(prompts.mask)
@@ -293,9 +299,6 @@ class Predictor:
         assert segment is not None
         return segment
 
-    def _can_start(self, prompts: ObjectPrompts) -> bool:
-        return prompts.mask is not None or self._strategy.can_start(prompts.clicks, prompts.box)
-
     def _steps(self, prompts: ObjectPrompts) -> list[ObjectPrompts]:
         """What the network has to be run on, one after the other; nothing when it cannot start."""
         clicks = prompts.clicks
@@ -303,7 +306,7 @@ class Predictor:
         if prompts.mask is not None:
             first = 1
         growing = [replace(prompts, clicks=clicks[:n]) for n in range(first, len(clicks) + 1)]
-        return [step for step in growing if self._can_start(step)]
+        return [step for step in growing if self.can_start(step)]
 
     def labels(self, progress: Callable[[int, int], None] | None = None) -> LabelArray:
         """(K, J, I) label map of all objects, 1, 2, … in the order they were added.
@@ -319,7 +322,7 @@ class Predictor:
 
         def segments() -> Iterator[Segment]:
             for n, one in enumerate(prompts):
-                if not self._can_start(one):
+                if not self.can_start(one):
                     yield empty_segment(self.ledger.shape)
                     continue
                 yield self.segment_from(one)

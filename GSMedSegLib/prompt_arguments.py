@@ -6,13 +6,15 @@ import argparse
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
+from GSMedSegLib.cropped import Voxel
 from GSMedSegLib.geometry import FloatArray, nearest_voxel, ras_to_kji
-from GSMedSegLib.prompts import Box, Click, ClickLedger
+from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
 
 DEFAULT_OBJECT = "object"
 """What clicks are put on when no object is named."""
@@ -46,7 +48,7 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     about = {
         "--fg": "click on the object: voxel i,j,k, or with --ras millimetres; may be repeated",
         "--bg": "click beside the object: what is not part of it",
-        "--box": "two opposite corners of a box around the object; needs a click as well",
+        "--box": "two opposite corners of a box around the object; enough by itself with --strategy adaptive",
     }
     for option, text in about.items():
         names = ["i", "j", "k"] if PLACES[option] == 3 else ["i1", "j1", "k1", "i2", "j2", "k2"]
@@ -73,7 +75,9 @@ def join_negative(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def add_prompts(ledger: ClickLedger, given: Sequence[Given], ijk_to_ras: FloatArray, in_ras: bool) -> None:
+def add_prompts(
+    ledger: ClickLedger, given: Sequence[Given], ijk_to_ras: FloatArray, in_ras: bool
+) -> list[str]:
     """Adds what was given on the command line to a ledger.
 
     Args:
@@ -83,9 +87,12 @@ def add_prompts(ledger: ClickLedger, given: Sequence[Given], ijk_to_ras: FloatAr
         in_ras: whether the numbers are millimetres (R, A, S) rather than voxel indices (i, j, k). A click
             then goes to the voxel it lies in, a box becomes the box of voxels around all its corners.
 
+    Returns:
+        the objects that were named or clicked on.
+
     Raises:
-        ValueError: names the option and what is wrong: outside the image, fractions of voxels, not clear on
-            which object, an object without a foreground click, or no click at all.
+        ValueError: names the option and what is wrong: outside the image, fractions of voxels, or not clear
+            on which object.
     """
     names = [cast(str, value) for option, value in given if option == "--object"]
     current: str | None = None
@@ -100,23 +107,46 @@ def add_prompts(ledger: ClickLedger, given: Sequence[Given], ijk_to_ras: FloatAr
             current = _object_of(text, ledger, names)
         try:
             if option == "--box":
-                ledger.set_box(current, _box(value, ijk_to_ras, in_ras))
+                box = _box(value, ijk_to_ras, in_ras)
+                _check_inside([box.min_kji, box.max_kji], ledger.shape)
+                ledger.set_box(current, box)
             else:
-                click = Click(_voxels([value], ijk_to_ras, in_ras)[0], positive=option == "--fg")
-                ledger.add_click(current, click)
+                (kji,) = _voxels([value], ijk_to_ras, in_ras)
+                _check_inside([kji], ledger.shape)
+                ledger.add_click(current, Click(kji, positive=option == "--fg"))
         except ValueError as error:
             raise ValueError(f"{text}: {error}") from error
-    clicked = [name for name in ledger.objects if any(click.positive for click in ledger.clicks(name))]
-    for name in dict.fromkeys([*names, *([current] if current else [])]):
-        if name not in clicked:
-            raise ValueError(
-                f"object {name!r} has no foreground click; add --fg i,j,k, inside it, after its --object"
-                if names
-                else "there is no foreground click; add --fg i,j,k, a voxel inside the object"
-            )
-    if not clicked:
+    return list(dict.fromkeys([*names, *([current] if current else [])]))
+
+
+def check_start(
+    ledger: ClickLedger, wanted: Sequence[str], can_start: Callable[[ObjectPrompts], bool]
+) -> None:
+    """Raises when there is nothing to segment an object from.
+
+    Args:
+        ledger: with all prompts.
+        wanted: the objects that were named or clicked on, from `add_prompts`.
+        can_start: of the predictor. Background clicks are left out: they only say where the object is not.
+
+    Raises:
+        ValueError: such an object has nothing to start from, or no object has.
+    """
+
+    def starts(name: str) -> bool:
+        prompts = ledger.prompts(name)
+        return can_start(replace(prompts, clicks=tuple(click for click in prompts.clicks if click.positive)))
+
+    lacking = [name for name in ledger.objects if not starts(name)]
+    boxed = any(ledger.box(name) for name in lacking)
+    advice = "; a box alone is enough with --strategy adaptive" if boxed else ""
+    for name in wanted:
+        if name in lacking:
+            who = "there is" if name == DEFAULT_OBJECT else f"object {name!r} has"
+            raise ValueError(f"{who} no foreground click; add --fg i,j,k, a voxel inside the object{advice}")
+    if len(lacking) == len(ledger.objects):
         raise ValueError(
-            "there is no click; add --fg i,j,k, a voxel inside the object, or --clicks LEDGER.json"
+            "there is no click; add --fg i,j,k, a voxel inside the object, or --clicks LEDGER.json" + advice
         )
 
 
@@ -151,9 +181,7 @@ def _object_of(text: str, ledger: ClickLedger, names: Sequence[str]) -> str:
     return ledger.objects[0]
 
 
-def _voxels(
-    points: Sequence[Sequence[float]], ijk_to_ras: FloatArray, in_ras: bool
-) -> list[tuple[int, int, int]]:
+def _voxels(points: Sequence[Sequence[float]], ijk_to_ras: FloatArray, in_ras: bool) -> list[Voxel]:
     """Voxels (k, j, i) of points in millimetres, or in whole voxels (i, j, k)."""
     if in_ras:
         found = nearest_voxel(ras_to_kji(points, ijk_to_ras))
@@ -162,6 +190,15 @@ def _voxels(
     else:
         found = np.array(points, dtype=np.int64)[:, ::-1]
     return [(k, j, i) for k, j, i in found.tolist()]
+
+
+def _check_inside(voxels_kji: Sequence[Voxel], shape: Voxel) -> None:
+    """As `geometry.check_inside`, but with voxels named i,j,k, as they were given."""
+    for kji in voxels_kji:
+        if not all(0 <= index < size for index, size in zip(kji, shape)):
+            i, j, k = kji[::-1]
+            last = ", ".join(f"{axis} 0..{size - 1}" for axis, size in zip("ijk", shape[::-1]))
+            raise ValueError(f"voxel i,j,k = {i},{j},{k} is outside the image; its indices are {last}")
 
 
 def _box(numbers: Sequence[float], ijk_to_ras: FloatArray, in_ras: bool) -> Box:

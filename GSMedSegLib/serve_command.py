@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
-from GSMedSegLib.console import FAILED, command, say, when_input_ends
+from GSMedSegLib.console import FAILED, command, port, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
 
 
@@ -26,7 +27,7 @@ def add_serve(commands: Any) -> None:
     )
     add = parser.add_argument_group("address").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8731, help="0 for any that is free (default: %(default)s)")
+    add("--port", type=port, default=8731, help="0 for any that is free (default: %(default)s)")
     add("--token-file", type=Path, metavar="FILE", help="file with the token that clients must have")
     add("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), to encrypt connections")
     add("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
@@ -67,6 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
     tls = _tls(options)
     limits = _limits(options, psutil.virtual_memory().total / 2**30)
+    _check_address(options.host, options.port)
     local = options.host in LOCAL_HOSTS
     if not local and tls is None:
         say("warning: without --tls-cert images and token go unencrypted; use a network you trust")
@@ -92,6 +94,17 @@ def _serve(options: argparse.Namespace) -> int:
     service.worker.work()  # until the application ends, and with it the worker
     listening.join()
     return 0 if listener.started else FAILED
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises RuntimeError when nothing can listen there: worth knowing before weights are loaded."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise RuntimeError(
+            f"cannot listen on port {port} of {host}: {error.strerror}; choose another --port (0 for any "
+            "that is free) or --host"
+        ) from error
 
 
 def _token(options: argparse.Namespace) -> str:

@@ -19,7 +19,7 @@ from GSMedSegLib.case_source import (
     with_boxes,
 )
 from GSMedSegLib.npz import Case, write_case, write_truth
-from GSMedSegLib.prompts import Box
+from GSMedSegLib.prompts import Box, Click
 
 LABELS = np.zeros((8, 12, 10), np.uint8)
 LABELS[1:3, 2:6, 3:7] = 1
@@ -90,6 +90,17 @@ def test_challenge_files(tmp_path: Path) -> None:
     assert one.case.boxes == (None,)
     assert one.case.truth is not None
     assert set(np.unique(one.case.truth)) == {0, 5}
+
+
+def test_some_objects_come_without_the_clicks_on_all(tmp_path: Path) -> None:
+    image = (LABELS * 20).astype(np.uint8)
+    clicks = ((Click((1, 2, 3), True),), (Click((5, 7, 2), True),))
+    boxes = (Box((1, 2, 3), (2, 5, 6), 1), Box((4, 6, 1), (6, 10, 8), 5))
+    write_case(tmp_path / "CT_a.npz", Case("x", image, (1, 1, 1), LABELS, boxes, clicks, LABELS))
+    whole = find_sources(tmp_path)[0].load().case
+    assert (whole.clicks, whole.boxes) == (clicks, boxes)
+    one = find_sources(tmp_path, reading=Reading(objects=1))[0].load().case
+    assert (one.clicks, one.prev_pred, one.boxes) == (None, None, boxes[1:])
 
 
 def test_the_truth_kept_apart(tmp_path: Path) -> None:

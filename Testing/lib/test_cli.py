@@ -72,6 +72,22 @@ def test_short_commands_load_nothing_heavy(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_control_c_while_commands_are_loaded() -> None:
+    code = """if True:
+        import sys
+        class Impatient:
+            def find_spec(self, name, path, target=None):
+                if name.endswith("_command"):
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Impatient())
+        from GSMedSegLib.cli import main
+        sys.exit(main(["weights", "list"]))
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "gsmedseg: stopped; what was already written is whole, nothing else was\n"
+
+
 @pytest.mark.slow
 def test_a_process_of_its_own_says_one_line_too(image: Path, weights: Path, tmp_path: Path) -> None:
     """No warning of a library comes between, whether it works or fails; names may be of any script."""

@@ -106,6 +106,42 @@ def test_names_of_earlier_cases_are_kept(volumes: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_the_data_itself_is_not_written_over(
+    split: bool, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Be it named as a folder, a file or a list, and be the truth in it or apart; elsewhere is fine."""
+    options = ["--split-truth"] if split else []
+    made = tmp_path / "made"
+    assert main(["make-cases", str(volumes), str(made), *options]) == 0
+    folder = made / "imgs" if split else made
+    truth = ["--truth", str(made / "gts")] if split else []
+    case, listed = folder / "CT_small.npz", tmp_path / "list.txt"
+    listed.write_text(f"{case}\n", encoding="utf-8")
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for data in (folder, case, listed):
+        assert main(["make-cases", str(data), str(made), "--no-boxes", *truth, *options]) == 2
+        said = capsys.readouterr().err
+        assert "choose another" in said
+        assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+    other = tmp_path / "other"
+    assert main(["make-cases", str(case), str(other), "--no-boxes", *truth, *options]) == 0
+    assert capsys.readouterr().out == f"1 case in {other}\n"
+
+
+def test_a_report_does_not_go_into_the_data(
+    volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(volumes, data)
+    before = sorted(data.rglob("*"))
+    assert evaluate(data, data) == 2
+    assert "holds the data itself" in capsys.readouterr().err
+    assert sorted(data.rglob("*")) == before
+
+
 def test_a_report_is_written(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report"
     assert evaluate(cases, report, "--save-masks") == 0

@@ -92,6 +92,8 @@ def test_neither_the_image_nor_its_far_values_are_harmed() -> None:
         (np.full((2, 2, 2), 7.5, np.float32), "constant"),
         (np.array([0.0, math.nan, 1]), "NaN"),
         (np.array([0.0, math.inf]), "infinite"),
+        (np.array([0.0, 1e300]), "between -1e.36 and 1e.36, got 0 to 1e.300; replace .* or divide"),
+        (np.array([-3e38, 0], np.float32), "got -3e.38 to 0"),
         (np.zeros((0, 3, 3), np.uint8), "no voxels"),
         (np.array([1j, 2]), "real numbers"),
     ],

@@ -293,9 +293,12 @@ def test_wrong_names_and_places(make_predictor):
         (np.full((4, 4, 4), 5.0), "constant"),
         (np.where(np.arange(64).reshape(4, 4, 4) == 3, np.nan, 1.0), "NaN or infinite"),
         (np.where(np.arange(64).reshape(4, 4, 4) == 3, np.inf, 1.0), "NaN or infinite"),
+        (np.arange(64).reshape(4, 4, 4) * 1e300, "voxels must lie between"),
         (np.ones((4, 4, 4), complex), "real numbers"),
+        ([[[1, 2]]], "expected a NumPy array"),
+        (None, "expected a NumPy array"),
     ],
-    ids=["2D", "4D", "empty", "constant", "NaN", "infinite", "complex"],
+    ids=["2D", "4D", "empty", "constant", "NaN", "infinite", "huge", "complex", "list", "none"],
 )
 def test_a_refused_image_changes_nothing(make_predictor, image, message):
     """What is wrong is told, and the image before, its clicks and its masks are still there."""

@@ -248,6 +248,7 @@ CLICK = {"event": "click", "object": "a", "kji": [1, 2, 3], "positive": True}
         (changed(events=[{**CLICK, "object": "b"}]), "no object 'b'"),
         (changed(events=[{**CLICK, "kji": [1, 2, 30]}]), "event 1 .* outside the image"),
         (changed(events=[{**CLICK, "kji": [1, 2, 3.5]}]), "three whole numbers"),
+        (changed(events=[{**CLICK, "kji": [True, False, True]}]), "three whole numbers"),
         (changed(events=[{**CLICK, "positive": 1}]), '"positive" must be of type bool'),
         (changed(events=[{**CLICK, "ras": [0, 0, 0]}]), "not in voxel"),
         (changed(events=[{**CLICK, "ras": [0, 0]}]), "three millimetre positions"),
@@ -267,7 +268,7 @@ def test_damaged_ledgers_are_refused(text: str, message: str, tmp_path: Path) ->
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "clicks.json"
     path.write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(ValueError, match=r"clicks\.json"):
+    with pytest.raises(ValueError, match=r"clicks\.json: not a click ledger: not UTF-8 text$"):
         ClickLedger.load(path)
     with pytest.raises(FileNotFoundError):
         ClickLedger.load(tmp_path / "none.json")

@@ -12,16 +12,18 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from GSMedSegLib import volume_io
-from GSMedSegLib.cli import main
+from GSMedSegLib.cli import _size, main
 from GSMedSegLib.geometry import grid_distance_mm, kji_to_ras
 from GSMedSegLib.predictor import STRATEGIES, Predictor, load_engine
-from GSMedSegLib.prompts import Click, ClickLedger
+from GSMedSegLib.prompts import Box, Click, ClickLedger
 from GSMedSegLib.volume_io import read_labelmap, read_volume
+from Testing.dicom_series import write_series
 from Testing.lib.command_line import OBLIQUE, SHAPE, write
 
 
@@ -52,6 +54,20 @@ def test_a_dicom_folder(data_dir: Path, run: Callable[..., str], tmp_path: Path)
     image, labels = read_volume(folder), read_labelmap(tmp_path / "labels.nii.gz")
     assert grid_distance_mm(image.ijk_to_ras, labels.ijk_to_ras, image.shape) < 1e-4
     assert labels.array[26, 14, 15] == 1
+
+
+def test_a_choice_of_series_is_a_list(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write_series(np.arange(80, dtype=np.int16).reshape(4, 4, 5), tmp_path / "ct")
+    for file in files[:2]:
+        header = pydicom.dcmread(file)
+        header.SeriesInstanceUID = "1.2.826.9"
+        header.save_as(file)
+    assert main(["segment", str(tmp_path / "ct"), "-o", str(tmp_path / "o.nrrd"), "--fg", "1,1,1"]) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.endswith("ct holds 2 DICOM series; choose one of:")
+    assert sorted(lines) == ["- 1.2.826.2: CT, 2 slices", "- 1.2.826.9: CT, 2 slices"]
 
 
 def test_millimetres_are_the_voxels_they_lie_in(image: Path, run: Callable[..., str], tmp_path: Path) -> None:
@@ -96,6 +112,40 @@ def test_a_ledger_replays_to_the_same_mask_from_another_format(
     np.testing.assert_array_equal(a, b)
 
 
+def test_an_image_without_position_has_no_millimetres(
+    array: NDArray[np.int16], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nifti = nibabel.Nifti1Image(array.T, None)
+    nifti.set_qform(np.eye(4), 0)
+    nibabel.save(nifti, tmp_path / "image.nii.gz")
+    arguments = ["segment", tmp_path / "image.nii.gz", "-o", tmp_path / "o.nrrd", "--weights", weights]
+    command = [*map(str, arguments), "--fg", "12,10,9"]
+    assert main([*command, "--ras"]) == 2
+    said = capsys.readouterr().err
+    assert "its header gives no position (qform_code and sform_code are 0), so there" in said
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("gsmedseg: warning: ")
+    assert "in different places" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("voxels", "voxel_mm3", "size"),
+    [
+        (2000, 1.0, "2 ml"),
+        (500, 1.0, "500 mm³"),
+        (0, 1.0, "0 mm³"),
+        (2, 24e-9, "48 µm³"),
+        (12345, 24e-9, "296280 µm³"),
+        (0, 24e-9, "0 µm³"),
+        (500_000, 24e-9, "0.012 mm³"),
+    ],
+)
+def test_a_volume_has_a_unit_that_suits_it(voxels: int, voxel_mm3: float, size: str) -> None:
+    assert _size(voxels, voxel_mm3) == size
+
+
 def test_clicks_go_to_the_object_before_them(image: Path, run: Callable[..., str], tmp_path: Path) -> None:
     """i,j,k becomes (k, j, i); coming back to an object adds to it; labels are in order."""
     ledger = tmp_path / "clicks.json"
@@ -115,6 +165,15 @@ def test_clicks_go_to_the_object_before_them(image: Path, run: Callable[..., str
     assert saved.ijk_to_ras is not None
     assert grid_distance_mm(saved.ijk_to_ras, OBLIQUE, SHAPE) < 1e-4
     assert [line.split(",")[0] for line in said.splitlines()] == ["liver: label 1", "left kidney: label 2"]
+
+
+def test_a_segmentation_for_slicer_has_the_names(
+    image: Path, run: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.seg.nrrd"
+    run("segment", image, "-o", out, "--object", "liver", "--fg", "12,10,9", "--object", "b", "--fg", "2,2,2")
+    written = sitk.ReadImage(str(out))
+    assert [written.GetMetaData(f"Segment{n}_Name") for n in (0, 1)] == ["liver", "b"]
 
 
 def test_the_mask_is_the_library_s(
@@ -146,6 +205,32 @@ def test_a_box_has_two_opposite_corners(image: Path, run: Callable[..., str], tm
     )  # fmt: skip
     assert ClickLedger.load(ledger).box("object") == box
     assert ClickLedger.load(ledger).clicks("object") == (Click((9, 10, 12), True),)
+
+
+def test_what_an_object_starts_from_is_replayed(
+    image: Path, weights: Path, run: Callable[..., str], tmp_path: Path
+) -> None:
+    """A box, a mask, or a mask and background clicks, as the browser app and Slicer save them."""
+    volume = read_volume(image)
+    predictor = Predictor(load_engine(str(weights), "cpu", "fp32"))
+    predictor.set_image(volume.array, volume.ijk_to_ras)
+    given = np.zeros(SHAPE, bool)
+    given[5:9, 6:9, 7:10] = True
+    for name, mask in (("boxed", None), ("kept", given), ("cut", given[::-1])):
+        predictor.add_object(name)
+        if mask is None:
+            predictor.set_box(name, Box((4, 5, 7), (15, 16, 20)))
+        else:
+            predictor.set_mask(name, mask)
+    predictor.add_click("cut", (12, 7, 8), positive=False)
+    predictor.ledger.save(tmp_path / "clicks.json")
+    out = tmp_path / "labels.nrrd"
+    said = run("segment", image, "-o", out, "--clicks", tmp_path / "clicks.json", "--hint")
+    np.testing.assert_array_equal(read_labelmap(out).array, predictor.labels())
+    assert "kept: label 2, 36 voxels" in said
+
+    run("segment", image, "-o", out, "--box", "7,5,4,20,16,15")
+    np.testing.assert_array_equal(read_labelmap(out).array, predictor.predict("boxed"))
 
 
 def test_probabilities_are_written_on_the_image_s_grid(
@@ -250,8 +335,8 @@ def test_progress_is_for_a_person_who_watches(
         ),
         (["--object", " ", "--fg", "1,2,3"], "an object needs a name"),
         (["--fg", "1,2,3", "--object", "liver"], "--fg 1,2,3 comes before the first --object"),
-        (["--fg", "28,0,0"], "--fg 28,0,0: voxel (k, j, i) = (0, 0, 28) is outside the image"),
-        (["--fg", "-1,0,0"], "is outside the image; its indices are k 0..19, j 0..23, i 0..27"),
+        (["--fg", "28,0,0"], "--fg 28,0,0: voxel i,j,k = 28,0,0 is outside the image"),
+        (["--fg", "-1,0,0"], "is outside the image; its indices are i 0..27, j 0..23, k 0..19"),
         (["--fg", "1e8,0,0"], "is outside the image"),
         (["--fg", "1.5,0,0"], "voxel indices are whole numbers; for millimetres, add --ras"),
         (["--ras", "--fg", "1000,0,0"], "--fg 1000,0,0: voxel"),
@@ -261,8 +346,12 @@ def test_progress_is_for_a_person_who_watches(
         (["--fg", "-1,2,1e400"], "got '-1,2,1e400'"),
         (["--fg"], "argument --fg: expected one argument"),
         (["--fg", "1,2,3", "--box", "1,2,3,4"], "expected i1,j1,k1,i2,j2,k2"),
-        (["--fg", "1,2,3", "--box", "0,0,0,9,9,99"], "--box 0,0,0,9,9,99: voxel"),
-        (["--box", "0,0,0,9,9,9"], "there is no foreground click"),
+        (["--fg", "1,2,3", "--box", "0,0,0,9,9,99"], "--box 0,0,0,9,9,99: voxel i,j,k = 9,9,99 is outside"),
+        (
+            ["--box", "0,0,0,9,9,9", "--strategy", "reference", "--roi", "16"],
+            "add --fg i,j,k, a voxel inside the object; a box alone is enough with --strategy",
+        ),
+        (["--bg", "1,2,3", "--strategy", "reference", "--roi", "16"], "there is no foreground click"),
         (["--fg", "1,2,3", "--strategy", "magic"], "invalid choice: 'magic'"),
         (["--fg", "1,2,3", "--device", "abacus"], "expected device auto, cpu or cuda; got 'abacus'"),
         (["--fg", "1,2,3", "--roi", "15"], "multiple of 4; got 15"),
@@ -371,6 +460,7 @@ def test_ledgers_that_cannot_be_replayed(image: Path, fail: Callable[..., str], 
     path = tmp_path / "clicks.json"
     arguments = ["segment", image, "-o", tmp_path / "labels.nii.gz", "--clicks", path]
     assert "clicks.json: No such file" in fail(*arguments)
+    assert "image.nii.gz: not a click ledger" in fail(*arguments[:-1], image)
     path.touch()
     assert "not a click ledger: not valid JSON" in fail(*arguments)
     ledger = ClickLedger((3, 4, 5))
@@ -384,6 +474,12 @@ def test_ledgers_that_cannot_be_replayed(image: Path, fail: Callable[..., str], 
     ledger.add_object("a")
     ledger.save(path)
     assert "there is no click" in fail(*arguments)
+    ledger.set_box("a", Box((1, 2, 3), (4, 5, 6)))
+    ledger.save(path)
+    said = fail(*arguments, "--strategy", "reference", "--roi", "16")
+    assert "there is no click" in said
+    assert "a box alone is enough with --strategy adaptive" in said
+    ledger.clear()
     ledger.add_object("b")
     ledger.save(path)
     assert "the ledger has several objects ('a', 'b'); give --object" in fail(*arguments, "--fg", "1,2,3")

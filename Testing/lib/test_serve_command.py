@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,26 @@ def test_memory_for_regions_is_a_number(capsys: pytest.CaptureFixture[str], amou
         main(["serve", "--cache-gb", amount])
     assert ended.value.code == 2
     assert f"expected gigabytes, 0 or more; got '{amount}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "web"])
+@pytest.mark.parametrize("number", ["99999", "-1", "http"])
+def test_a_port_is_a_number_that_exists(capsys: pytest.CaptureFixture[str], number: str, command: str):
+    with pytest.raises(SystemExit) as ended:
+        main([command, f"--port={number}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument --port: expected a port from 0 to 65535; got '{number}'" in said
+    assert said.count("\n") == 1
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        assert main(["serve", "--port", str(number)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"gsmedseg: error: cannot listen on port {number} of 127.0.0.1")
+    assert "choose another --port" in said[-1]
 
 
 def test_weak_tokens_are_refused(

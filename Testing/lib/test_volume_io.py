@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from GSMedSegLib import volume_io
 from GSMedSegLib.geometry import grid_distance_mm, kji_to_ras, lps_from_ijk_to_ras
 from GSMedSegLib.volume_io import Volume, read_labelmap, read_volume, write_labelmap
+from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, write_series
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 
@@ -141,6 +142,38 @@ def test_labels_take_the_smallest_type(highest: int, dtype: str, suffix: str, tm
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"label{suffix}"))).dtype == dtype
 
 
+def test_a_segmentation_for_slicer_has_the_names(tmp_path: Path) -> None:
+    """Voxels and place are those of a plain label map; other endings have no place for names."""
+    for ending in (".seg.nrrd", ".nrrd"):
+        write_labelmap(tmp_path / f"x{ending}", LABELS, GRIDS["oblique"], names=("Leber ✓", "a \\n\nb"))
+    image = sitk.ReadImage(str(tmp_path / "x.seg.nrrd"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), LABELS)
+    ijk_to_ras = read_volume(tmp_path / "x.seg.nrrd").ijk_to_ras
+    assert grid_distance_mm(ijk_to_ras, GRIDS["oblique"], LABELS.shape) < 1e-4
+    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment1")}
+    assert fields.pop("Segment1_Color") != image.GetMetaData("Segment0_Color")
+    assert fields == {
+        "Segment1_ID": "Segment_2",
+        "Segment1_Name": "a \\n\nb",
+        "Segment1_LabelValue": "2",
+        "Segment1_Layer": "0",
+        "Segment1_Extent": "0 4 0 5 0 6",
+    }
+    assert "Segment" not in " ".join(sitk.ReadImage(str(tmp_path / "x.nrrd")).GetMetaDataKeys())
+
+
+def test_slicer_reads_the_names(tmp_path: Path) -> None:
+    core = pytest.importorskip("trame_slicer.core", reason="Slicer's core needs the extra: gsmedseg[web]")
+    slicer = pytest.importorskip("slicer")
+    write_labelmap(tmp_path / "x.seg.nrrd", LABELS, GRIDS["oblique"], names=("Leber ✓", "b"))
+    scene, storage = core.SlicerApp().scene, slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(tmp_path / "x.seg.nrrd"))
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert storage.ReadData(node)
+    found = [node.GetSegmentation().GetNthSegment(n) for n in range(2)]
+    assert [(one.GetName(), one.GetLabelValue()) for one in found] == [("Leber ✓", 1), ("b", 2)]
+
+
 def test_labels_stored_as_floats_are_labels_and_probabilities_are_not(tmp_path: Path) -> None:
     path = write_image(tmp_path / "label.nii.gz", LABELS.astype(np.float32), np.eye(4))
     np.testing.assert_array_equal(read_labelmap(path).array, LABELS)
@@ -210,6 +243,17 @@ def test_a_header_with_two_positions_is_refused(sform: NDArray[np.float64], tmp_
     nifti.set_sform(GRIDS["oblique"], 4)
     nibabel.save(nifti, tmp_path / "image.nii.gz")
     read_volume(tmp_path / "image.nii.gz")
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(0, 0), (1, 0), (0, 2)])
+def test_a_header_may_have_no_position(qform: int, sform: int, tmp_path: Path) -> None:
+    nifti = nibabel.Nifti1Image(LABELS.T, GRIDS["left-handed"])
+    nifti.set_qform(GRIDS["left-handed"], qform)
+    nifti.set_sform(GRIDS["left-handed"], sform)
+    nibabel.save(nifti, tmp_path / "image.nii.gz")
+    assert read_volume(tmp_path / "image.nii.gz").has_position == bool(qform or sform)
+    assert read_labelmap(tmp_path / "image.nii.gz").has_position == bool(qform or sform)
+    assert read_volume(write_image(tmp_path / "image.nrrd", LABELS, np.eye(4))).has_position
 
 
 def test_only_3d_grey_images(tmp_path: Path) -> None:
@@ -435,6 +479,75 @@ def test_several_series_in_a_folder_need_a_choice(dicom_dir: Path, tmp_path: Pat
     assert read_volume(tmp_path, series=uids["ibsi_STS_012_MR_T1"]).shape == (53, 98, 109)
     with pytest.raises(ValueError, match=r"no DICOM series 1\.2\.3; it has"):
         read_volume(tmp_path, series="1.2.3")
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> list[Path]:
+    """Ten slices, 2.4 mm apart, oblique."""
+    return write_series(np.arange(10 * 4 * 5, dtype=np.int16).reshape(10, 4, 5), tmp_path / "ct")
+
+
+def change(file: Path, place_lps: NDArray[np.float64], **header: str) -> None:
+    slice_ = pydicom.dcmread(file)
+    slice_.ImagePositionPatient = [f"{x:.6f}" for x in place_lps]
+    for name, value in header.items():
+        setattr(slice_, name, value)
+    slice_.save_as(file)
+
+
+def place(k: float, aside_mm: float = 0) -> NDArray[np.float64]:
+    """The position of slice k of the made-up series, moved aside within the slice."""
+    return np.asarray(ORIGIN_LPS_MM + DIRECTION[:, 2] * 2.4 * k + DIRECTION[:, 1] * aside_mm)
+
+
+def test_a_missing_slice_is_named_by_its_neighbours(slices: list[Path]) -> None:
+    slices[6].unlink()
+    with pytest.raises(ValueError, match=r"uneven: 4\.8 mm from 005\.dcm to 007\.dcm, elsewhere 2\.4 mm"):
+        read_volume(slices[0].parent)
+
+
+def test_a_tilted_gantry_is_named(slices: list[Path]) -> None:
+    """0.64 mm aside at each step of 2.4 mm: the arc tangent of 0.2667 is 14.9°."""
+    for k, file in enumerate(slices):
+        change(file, place(k, 0.64 * k))
+    with pytest.raises(ValueError, match=r"tilted by 14\.9° .* resample the series first"):
+        read_volume(slices[0].parent)
+
+
+@pytest.mark.parametrize(("copied", "said"), [(10, "20 slices lie at 10 places: 2"), (3, "more than one")])
+def test_several_volumes_in_a_series_are_counted(slices: list[Path], copied: int, said: str) -> None:
+    for k, file in enumerate(slices[:copied]):
+        again = file.with_name(f"again-{k}.dcm")
+        shutil.copyfile(file, again)
+        change(again, place(k), SOPInstanceUID=f"1.2.826.5.{k + 1}", InstanceNumber=str(k + 11))
+    with pytest.raises(ValueError, match=rf"{said} volumes? in one series"):
+        read_volume(slices[0].parent)
+
+
+def test_slices_unevenly_apart_without_a_gap(slices: list[Path]) -> None:
+    for k, file in enumerate(slices):
+        change(file, place(k + 0.008 * k**2))
+    with pytest.raises(ValueError, match="the slices are uneven"):
+        read_volume(slices[0].parent)
+
+
+def test_several_series_are_told_apart(slices: list[Path]) -> None:
+    for k, file in enumerate(slices[:3]):
+        change(file, place(k), SeriesInstanceUID="1.2.826.9", SeriesDescription="Thorax, thin", Modality="MR")
+    with pytest.raises(ValueError, match="2 DICOM series") as caught:
+        read_volume(slices[0].parent)
+    first, *lines = str(caught.value).splitlines()
+    assert first.endswith("choose one of:")
+    assert sorted(lines) == ["- 1.2.826.2: CT · 7 slices", "- 1.2.826.9: MR · Thorax, thin · 3 slices"]
+
+
+def test_slices_in_a_folder_within_are_pointed_at(slices: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no DICOM images in this folder; they are in .*ct, give that one"):
+        read_volume(tmp_path)
+    for k, file in enumerate(sorted(shutil.copytree(slices[0].parent, tmp_path / "b" / "ct").iterdir())):
+        change(file, place(k), SeriesInstanceUID="1.2.826.9")
+    with pytest.raises(ValueError, match=r"2 folders within it have some, for example .*b.ct; give one"):
+        read_volume(tmp_path)
 
 
 def test_missing_dicom_slices_are_not_closed_up(dicom_dir: Path, tmp_path: Path) -> None:
