@@ -56,6 +56,8 @@ class Controller:
 
     def use_engine(self, source: EngineSource) -> None:
         """Take masks from another engine from now on; the one before ends, if it is this program's own."""
+        if source is self.engine:
+            return
         self.drop_engine()
         self.engine = source
         self._background = Background(source)
