@@ -69,6 +69,7 @@ class CaseSource:
         files: that it is read from.
         load: reads it; raises ValueError or OSError as `npz.read_case` and `volume_io.read_volume` do.
         patient: whose it is: what its `labels.json` calls `group`, else its name.
+        reading: names the `Reading` that `load` goes by: with another one the same files give another case.
     """
 
     name: str
@@ -76,6 +77,7 @@ class CaseSource:
     files: tuple[Path, ...]
     load: Callable[[], LabelledCase]
     patient: str = ""
+    reading: str = ""
 
     def __post_init__(self) -> None:
         if not self.patient:
@@ -258,7 +260,7 @@ def _challenge_files(
             raise ValueError(f"{file} has no truth: {missing[0]} does not exist; give its folder as --truth")
         modality = MODALITIES.get(file.stem.split("_")[0].lower(), UNKNOWN)
         load = functools.partial(_load_npz, files, tuple(classes.get(file.stem, ())), reading)
-        yield CaseSource(file.stem, modality, files, load)
+        yield CaseSource(file.stem, modality, files, load, reading=str(reading))
 
 
 def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
@@ -272,7 +274,7 @@ def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
         pair = (files["image"], files["label"])
         load = functools.partial(_load_pair, name, pair, about.get("labels", {}), reading)
         patient = str(about.get("group") or name)
-        yield CaseSource(name, about.get("modality") or UNKNOWN, pair, load, patient)
+        yield CaseSource(name, about.get("modality") or UNKNOWN, pair, load, patient, str(reading))
 
 
 def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
@@ -295,7 +297,8 @@ def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
             )
         for name, image in ours.items():
             pair = (image, theirs[name])
-            yield CaseSource(name, UNKNOWN, pair, functools.partial(_load_pair, name, pair, {}, reading))
+            load = functools.partial(_load_pair, name, pair, {}, reading)
+            yield CaseSource(name, UNKNOWN, pair, load, reading=str(reading))
 
 
 def _load_npz(files: tuple[Path, ...], classes: tuple[str, ...], reading: Reading) -> LabelledCase:

@@ -92,6 +92,11 @@ class Pyramid:
         self.image = image
         self._levels: dict[tuple[int, ...], Tensor] = {(1, 1, 1): image}
 
+    @property
+    def nbytes(self) -> int:
+        """Of the image and the copies made so far."""
+        return sum(level.numel() * level.element_size() for level in self._levels.values())
+
     def level(self, step_kji: Sequence[float]) -> tuple[Tensor, tuple[int, ...]]:
         """The copy whose voxels are at most as large as the steps, and its factors."""
         factors = tuple(

@@ -28,15 +28,17 @@ class Finding:
 
     Attributes:
         name: of the case.
-        state: of its files, as they were then.
+        state: of its files, as they were then, and how they were read.
         problem: why it cannot be trained on; empty when it can.
         labels: in it, of at least `MIN_VOXELS` voxels; a case without any is no problem, but of no use.
+        passing: whether the problem may be over the next time, as with a share that is away.
     """
 
     name: str
     state: list[list[object]]
     problem: str
     labels: list[int]
+    passing: bool = False
 
 
 def check_cases(
@@ -63,12 +65,13 @@ def check_cases(
             state: list[list[object]] = [
                 [str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [str(f), 0, 0]
                 for f in source.files
-            ]
+            ] + [[source.reading]]
             found.append(before.get(json.dumps(state)) or _look(source, state))
             seen(source)
     finally:
+        kept = [asdict(finding) for finding in found if not finding.passing]
         with atomic_path(known) as temporary:
-            Path(temporary).write_text(json.dumps([asdict(f) for f in found]), encoding="utf-8")
+            Path(temporary).write_text(json.dumps(kept), encoding="utf-8")
     return found
 
 
@@ -82,7 +85,8 @@ def _look(source: CaseSource, state: list[list[object]]) -> Finding:
         values, counts = np.unique(case.truth, return_counts=True)
         labels = [int(v) for v, n in zip(values, counts, strict=True) if v and n >= MIN_VOXELS]
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        return Finding(source.name, state, " ".join(str(error).split()) or type(error).__name__, [])
+        passing = isinstance(error, (OSError, MemoryError))
+        return Finding(source.name, state, " ".join(str(error).split()) or type(error).__name__, [], passing)
     return Finding(source.name, state, "", labels)
 
 
@@ -103,11 +107,14 @@ def patient_of(source: CaseSource, pattern: str = "") -> str:
         pattern: a regular expression that finds the patient in the case's name: its first group, or all.
 
     Raises:
-        ValueError: the pattern is not found in the name.
+        ValueError: the pattern is none, or not found in the name.
     """
     if not pattern:
         return source.patient
-    found = re.search(pattern, source.name)
+    try:
+        found = re.search(pattern, source.name)
+    except re.error as error:
+        raise ValueError(f"the pattern {pattern!r} for the patient is not one: {error}") from error
     if found is None:
         raise ValueError(
             f"the pattern {pattern!r} for the patient is not found in the case name {source.name!r}"

@@ -19,6 +19,9 @@ BEST = "best.safetensors"
 AVERAGE = "average.safetensors"
 WEIGHTS = "weights.safetensors"
 
+SETTINGS = ("factor", "weight_decay")
+"""Of a group of weights, what the settings say rather than the checkpoint."""
+
 Curve = dict[str, Any]
 """A validation as plain values, see `validation.validate`."""
 
@@ -34,6 +37,7 @@ class State:
         step: steps done.
         curves: validations so far, by the step after which they were made.
         best_step: after which the best of them was.
+        seen: the patients that it was trained on.
     """
 
     network: Network
@@ -43,6 +47,7 @@ class State:
     step: int = 0
     curves: dict[int, Curve] = field(default_factory=dict)
     best_step: int | None = None
+    seen: set[str] = field(default_factory=set)
 
 
 def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
@@ -59,6 +64,7 @@ def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
         "step": state.step,
         "curves": state.curves,
         "best_step": state.best_step,
+        "seen": sorted(state.seen),
         "settings": dict(settings),
     }
     try:
@@ -81,12 +87,16 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
         return None
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
+        wanted = [{k: v for k, v in g.items() if k in SETTINGS} for g in state.optimiser.param_groups]
         state.network.load_state_dict(stored["model"])
         state.average.load_state_dict(stored["average"])
         state.optimiser.load_state_dict(stored["optimiser"])
+        for group, its in zip(state.optimiser.param_groups, wanted, strict=True):
+            group.update(its)  # as they are set now
         state.scaler.load_state_dict(stored["scaler"])
         state.step = int(stored["step"])
         state.curves, state.best_step = dict(stored["curves"]), stored["best_step"]
+        state.seen = set(stored.get("seen", ()))
         settings: dict[str, Any] = stored["settings"]
     except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]

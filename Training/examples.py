@@ -7,6 +7,7 @@ on, the same steps see the same views.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,11 +319,13 @@ def stream(draws: Draws, share: Share, workers: int) -> Iterator[list[Example]]:
         sampler=share,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
     )
     return iter(loader)
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
+    for name in (signal.SIGTERM, signal.SIGINT):  # sent to all processes at once; the run ends its workers
+        signal.signal(name, signal.SIG_IGN)

@@ -15,6 +15,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,11 +23,12 @@ from typing import Any
 import torch
 
 from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.case_source import CaseSource
 from GSMedSegLib.engine import find_device, find_precision
 from GSMedSegLib.memory import keep_freed_memory
 from GSMedSegLib.sharding import Ranks, join_ranks, own_device
 from Training import checkpoints, optimiser
-from Training.cases import Data, find_data, look_at, without_broken
+from Training.cases import Data, find_data, look_at, patient_of, without_broken
 from Training.checkpoints import AVERAGE, BEST, LAST, WEIGHTS, State
 from Training.config import Config, as_table, read_config
 from Training.examples import Draws, Example, Share, make_pools, stream
@@ -112,6 +114,7 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     resume(state, config, ranks)
     steps_per_epoch = settings.steps_per_epoch or max(1, math.ceil(data.count / config.sampling.cases))
     steps = settings.epochs * steps_per_epoch
+    check_run(state, data, steps, config)
     if settings.checkpoint_gradients:
         optimiser.checkpoint_encoder(network)
     if settings.compile:
@@ -137,14 +140,47 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
             progress.step(state.step, figures, images, shown)
             last = state.step == steps
             epoch, rest = divmod(state.step, steps_per_epoch)
+            due = last or stopped or time.monotonic() - saved_at > config.save_every_s
             if data.validation and (last or (rest == 0 and epoch % config.validation.every == 0)):
+                if ranks.first:  # who is asked to stop meanwhile may not have the time for it later
+                    save(state, output, config, metadata, progress, must=False)
                 measure(state, data, config, metadata, device, ranks, progress)
-                keep_best(state, output, metadata, ranks)
-            if ranks.first and (last or stopped or time.monotonic() - saved_at > config.save_every_s):
+                keep_best(state, output, metadata, ranks, progress)
+                due = True
+            if ranks.first and due:
                 save(state, output, config, metadata, progress, must=last or stopped)
                 saved_at = time.monotonic()
     if state.step == steps:
         conclude(state, data, config, metadata, device, ranks)
+    elif ranks.first:
+        print(f"stopped after step {state.step} of {steps}; the same command goes on", file=sys.stderr)
+
+
+def check_run(state: State, data: Data, steps: int, config: Config) -> None:
+    """Raises when a run cannot go on to these steps with these cases; notes whom it is trained on.
+
+    Raises:
+        ValueError: it is beyond its last step, or was trained on patients that are to validate it.
+    """
+    if state.step > steps:
+        raise ValueError(
+            f"the run in {config.output} is after step {state.step}, beyond the {steps} steps of these "
+            "settings; give more epochs, or another output"
+        )
+    if config.validation.path:
+        return  # cases of their own, which `find_data` compares with those that are trained on
+
+    def patients(cases: Iterable[CaseSource]) -> set[str]:
+        return {patient_of(case, config.validation.patient) for case in cases}
+
+    leaked = sorted(patients(data.validation) & state.seen)
+    if leaked:
+        raise ValueError(
+            f"the run in {config.output} was trained on patients that are to validate it now: "
+            f"{', '.join(leaked[:5])}; leave data, seed and share as they were, or give another output"
+        )
+    if state.step < steps:
+        state.seen |= patients(case for _, cases in data.training for case in cases)
 
 
 def take_step(
@@ -265,13 +301,20 @@ def measure(
     progress.curve(state.step, state.curves[state.step])
 
 
-def keep_best(state: State, output: Path, metadata: dict[str, str], ranks: Ranks) -> None:
-    """Export the averaged weights if no earlier ones of this run were better."""
+def keep_best(state: State, output: Path, metadata: dict[str, str], ranks: Ranks, progress: Progress) -> None:
+    """Export the averaged weights if no earlier ones of this run were better; a failure is told."""
     now = state.curves[state.step]["dsc_auc"]
-    if state.best_step is None or now > state.curves[state.best_step]["dsc_auc"]:
-        state.best_step = state.step
-        if ranks.first:
+    if state.best_step is not None and now <= state.curves[state.best_step]["dsc_auc"]:
+        return
+    written = False
+    if ranks.first:
+        try:
             checkpoints.export(output / BEST, state.average, {**metadata, "steps": str(state.step)})
+            written = True
+        except OSError as error:
+            progress.say(f"the best weights so far are not kept: {error}")
+    if ranks.agree(written):
+        state.best_step = state.step
 
 
 def save(

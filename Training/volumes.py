@@ -76,8 +76,8 @@ class LabelledVolume:
 
     @property
     def nbytes(self) -> int:
-        """Of labels and image; its coarser copies take a seventh more at most."""
-        return self.labels.nbytes + (0 if self.image is None else self.labels.size * 32 // 7)
+        """Of labels and image, with the coarser copies of it that views have asked for."""
+        return self.labels.nbytes + (0 if self.image is None else self.image.nbytes)
 
     def view(self, rng: np.random.Generator, size: int) -> tuple[View, int]:
         """A view around a random piece, its zoom drawn by the piece's size; and the piece's label.

@@ -69,6 +69,26 @@ def test_a_case_is_looked_at_once_until_it_changes(tmp_path, monkeypatch):
     assert read == ["a", "b", "b", "a", "b"]
 
 
+def test_a_case_read_another_way_is_looked_at_again(tmp_path, monkeypatch):
+    """With another window of grey values the same file is another case; a share that was away comes back."""
+    folder, known = tmp_path / "cases", tmp_path / "known.json"
+    folder.mkdir()
+    write(folder / "a.npz")
+    plain = find_sources(folder)
+    (found,) = check_cases(plain, known)
+    assert not found.problem
+    monkeypatch.setattr(cases.np, "unique", lambda *a, **k: pytest.fail("looked at again"))
+    check_cases(plain, known)
+    monkeypatch.undo()
+
+    def away():
+        raise OSError("the share is away")
+
+    other = [replace(plain[0], load=away, reading="another")]
+    assert check_cases(other, known)[0].problem == "the share is away"
+    assert not check_cases([replace(plain[0], reading="another")], known)[0].problem
+
+
 def test_the_patients_of_a_split():
     """A fifth of ten is two, the same ones in any order; another seed, others; never none, never all."""
     patients = [f"p{n}" for n in range(10)]

@@ -52,6 +52,17 @@ def test_a_checkpoint_is_the_whole_state(make_state, tmp_path):
     assert all(torch.equal(moments[0][k]["exp_avg"], moments[1][k]["exp_avg"]) for k in moments[0])
 
 
+def test_what_is_set_counts_and_not_what_was_saved(make_state, tmp_path):
+    """Weight decay and the shares of the learning rate may be changed from one part of a run to the next."""
+    save(tmp_path / "last.pt", make_state(0, steps=1), {})
+    fresh = make_state(7)
+    for group in fresh.optimiser.param_groups:
+        group["factor"], group["weight_decay"] = 0.5, 0.25
+    resume(tmp_path / "last.pt", fresh)
+    assert {(g["factor"], g["weight_decay"]) for g in fresh.optimiser.param_groups} == {(0.5, 0.25)}
+    assert fresh.optimiser.state_dict()["state"]
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(make_state, tmp_path, monkeypatch):
     """What was there is still there, whole, and nothing half-written beside it."""
     path = tmp_path / "last.pt"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -171,6 +174,19 @@ def test_workers_make_the_same_examples(training_data):
     share = Share(0, 4, 1, 0, 1)
     made = list(islice(stream(draws, share, 2), 4))
     assert all(same(views, draws[number]) for number, views in enumerate(made))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_to_all_processes_ends_no_worker(training_data):
+    """Ctrl+C in a terminal, and most schedulers, reach the workers too; the run ends them, after its save."""
+    draws = Draws(pools_of(training_data, "scenes"), SAMPLING, True, 0)
+    made = stream(draws, Share(0, 3, 1, 0, 1), 1)
+    next(made)
+    (worker,) = (p for p in multiprocessing.active_children() if p.pid is not None)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, name)
+    assert len(list(made)) == 2
 
 
 @pytest.mark.slow

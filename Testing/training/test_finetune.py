@@ -252,12 +252,46 @@ def test_a_case_without_labels_is_never_drawn(config, cases, monkeypatch):
     assert seen == set("abcd")
 
 
-def test_validation_may_begin_later(config):
-    """A run that had none, prolonged with some: what is before is what the first look saw."""
+def test_validation_may_begin_later(config, cases, tmp_path):
+    """A run that had none, prolonged with cases of their own: what is before is what the first look saw."""
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    (cases / "d.npz").rename(apart / "d.npz")
     train(config)
-    train(replace(longer(config, epochs=5), validation=Validation(share=0.25, every=1)))
+    train(replace(longer(config, epochs=5), validation=Validation(path=str(apart), every=1)))
     summary = json.loads((Path(config.output) / "summary.json").read_text(encoding="utf-8"))
     assert summary["before"] == last(config)["curves"][3]["dsc_auc"]
+
+
+def test_who_was_trained_on_does_not_validate(config):
+    """A share that is asked for later, or drawn by another seed: the figures would flatter."""
+    train(config)
+    later = replace(longer(config, epochs=5), validation=Validation(share=0.25, every=1))
+    with pytest.raises(ValueError, match=r"was trained on patients that are to validate it now: [abcd]; "):
+        train(later)
+    train(replace(later, output=config.output + " anew"))
+
+
+def test_a_run_cannot_end_before_where_it_is(config):
+    train(config)
+    with pytest.raises(ValueError, match=r"is after step 3, beyond the 2 steps .* give more epochs"):
+        train(longer(config, epochs=2))
+
+
+def test_a_disk_that_is_full_at_the_best_step_costs_no_run(config, monkeypatch, capsys):
+    """It goes on without the best weights, and ends with the average."""
+    plain = checkpoints.export
+
+    def full(path, network, metadata):
+        if path.name == "best.safetensors":
+            raise OSError("no space left")
+        plain(path, network, metadata)
+
+    monkeypatch.setattr(checkpoints, "export", full)
+    train(replace(config, validation=Validation(share=0.25, every=1)))
+    assert last(config)["best_step"] is None
+    assert (Path(config.output) / "weights.safetensors").exists()
+    assert "not kept: no space left" in capsys.readouterr().err
 
 
 def test_an_end_that_was_broken_off_is_made_again(config, monkeypatch):

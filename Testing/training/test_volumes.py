@@ -138,11 +138,16 @@ def test_intensities_are_scaled_by_percentiles(rng):
 
 
 def test_what_a_volume_weighs():
-    """A byte a label, four a voxel of the image and a seventh more for its coarser copies."""
+    """A byte a label, four a voxel of the image, and as much for each coarser copy that a view asked for."""
     labels = np.zeros((7, 10, 10), np.uint8)
     assert LabelledVolume(labels, (1.0, 1.0, 1.0), None).nbytes == 700
     ramp = np.arange(700.0).reshape(7, 10, 10)
-    assert LabelledVolume(labels, (1.0, 1.0, 1.0), ramp).nbytes == 700 + 3200
+    volume = LabelledVolume(labels, (1.0, 1.0, 1.0), ramp)
+    assert volume.nbytes == 700 + 4 * 700
+    assert volume.image is not None
+    for _ in range(2):
+        volume.image.level((2, 2, 1))
+    assert volume.nbytes == 700 + 4 * 700 + 4 * (4 * 5 * 10)
 
 
 def test_volumes_from_files(training_data):
