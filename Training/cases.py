@@ -261,7 +261,13 @@ def without_broken(data: Data, config: Config, ranks: Ranks) -> Data:
     for source, cases in training:
         if source.kind == "cases" and not cases:
             raise ValueError(f"{source.path}: no case with labels is left to train on")
-    return Data(training, usable(data.validation))
+    validation = usable(data.validation)
+    if data.validation and not validation:
+        raise ValueError(
+            "of the cases to validate with none is left; give others as `path`, or limit_objects 0 "
+            "where their objects are small"
+        )
+    return Data(training, validation)
 
 
 class CaseCache:

@@ -160,6 +160,21 @@ def test_what_is_trained_on_is_not_validated_with(tmp_path):
         find_data(Config(data=(Source(path=str(tmp_path), window=(1.0,)),)))
 
 
+def test_a_validation_without_cases_is_no_validation(tmp_path):
+    """All of its objects are smaller than what is asked for where only some of them are taken."""
+    write(tmp_path / "train" / "a.npz")
+    write(tmp_path / "val" / "b.npz")
+    config = Config(
+        data=(Source(path=str(tmp_path / "train")),),
+        output=str(tmp_path / "run"),
+        validation=Validation(path=str(tmp_path / "val")),
+    )
+    with pytest.raises(ValueError, match=r"to validate with none is left; .*limit_objects 0"):
+        without_broken(find_data(config), config, Ranks())
+    every = replace(config, validation=replace(config.validation, limit_objects=0))
+    assert len(without_broken(find_data(every), every, Ranks()).validation) == 1
+
+
 def test_a_look_that_is_broken_off_is_not_lost(tmp_path, monkeypatch):
     """What was looked at by then is known the next time."""
     folder, known = tmp_path / "cases", tmp_path / "known.json"
