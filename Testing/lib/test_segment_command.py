@@ -67,7 +67,7 @@ def test_a_choice_of_series_is_a_list(
     assert main(["segment", str(tmp_path / "ct"), "-o", str(tmp_path / "o.nrrd"), "--fg", "1,1,1"]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
     assert first.endswith("ct holds 2 DICOM series; choose one of:")
-    assert sorted(lines) == ["- 1.2.826.2: CT, 2 slices", "- 1.2.826.9: CT, 2 slices"]
+    assert sorted(lines) == ["- 1.2.826.2: CT · 2 slices", "- 1.2.826.9: CT · 2 slices"]
 
 
 def test_millimetres_are_the_voxels_they_lie_in(image: Path, run: Callable[..., str], tmp_path: Path) -> None:
