@@ -19,7 +19,7 @@ BEST = "best.safetensors"
 AVERAGE = "average.safetensors"
 WEIGHTS = "weights.safetensors"
 
-SETTINGS = ("factor", "weight_decay")
+GROUP_SETTINGS = ("factor", "weight_decay")
 """Of a group of weights, what the settings say rather than the checkpoint."""
 
 Curve = dict[str, Any]
@@ -87,7 +87,7 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
         return None
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        wanted = [{k: v for k, v in g.items() if k in SETTINGS} for g in state.optimiser.param_groups]
+        wanted = [{k: v for k, v in g.items() if k in GROUP_SETTINGS} for g in state.optimiser.param_groups]
         state.network.load_state_dict(stored["model"])
         state.average.load_state_dict(stored["average"])
         state.optimiser.load_state_dict(stored["optimiser"])

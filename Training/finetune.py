@@ -15,7 +15,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -111,10 +111,11 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
         optimiser.make_optimiser(network, settings),
         torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
     )
-    resume(state, config, ranks)
+    changed = resume(state, config, ranks)
     steps_per_epoch = settings.steps_per_epoch or max(1, math.ceil(data.count / config.sampling.cases))
     steps = settings.epochs * steps_per_epoch
-    check_run(state, data, steps, config)
+    check_run(state, data, steps, changed, config)
+    state.seen |= _patients((case for _, cases in data.training for case in cases), config)
     if settings.checkpoint_gradients:
         optimiser.checkpoint_encoder(network)
     if settings.compile:
@@ -156,31 +157,41 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
         print(f"stopped after step {state.step} of {steps}; the same command goes on", file=sys.stderr)
 
 
-def check_run(state: State, data: Data, steps: int, config: Config) -> None:
-    """Raises when a run cannot go on to these steps with these cases; notes whom it is trained on.
+def check_run(state: State, data: Data, steps: int, changed: Sequence[str], config: Config) -> None:
+    """Raises when a run cannot go on to these steps with these cases.
+
+    Args:
+        state: as the last checkpoint has it.
+        data: the cases now.
+        steps: the last one.
+        changed: the settings that differ from the checkpoint's, as `changed_settings` has them.
+        config: of the run.
 
     Raises:
-        ValueError: it is beyond its last step, or was trained on patients that are to validate it.
+        ValueError: it is at its end with other data, beyond it, or was trained on patients that are to
+            validate it.
     """
-    if state.step > steps:
-        raise ValueError(
-            f"the run in {config.output} is after step {state.step}, beyond the {steps} steps of these "
-            "settings; give more epochs, or another output"
+    other = [line for line in changed if line.startswith(("data: ", "init: "))]
+    if state.step > steps or (state.step == steps and other):
+        why = (
+            f" with other data ({other[0][:200]})"
+            if other
+            else f", beyond the {steps} steps of these settings"
         )
-    if config.validation.path:
-        return  # cases of their own, which `find_data` compares with those that are trained on
-
-    def patients(cases: Iterable[CaseSource]) -> set[str]:
-        return {patient_of(case, config.validation.patient) for case in cases}
-
-    leaked = sorted(patients(data.validation) & state.seen)
-    if leaked:
+        raise ValueError(
+            f"the run in {config.output} is after step {state.step}{why}; give more epochs, or another output"
+        )
+    leaked = sorted(_patients(data.validation, config) & state.seen)
+    if leaked and not config.validation.path:  # `find_data` compares cases that are given apart
         raise ValueError(
             f"the run in {config.output} was trained on patients that are to validate it now: "
             f"{', '.join(leaked[:5])}; leave data, seed and share as they were, or give another output"
         )
-    if state.step < steps:
-        state.seen |= patients(case for _, cases in data.training for case in cases)
+
+
+def _patients(cases: Iterable[CaseSource], config: Config) -> set[str]:
+    pattern = "" if config.validation.path else config.validation.patient
+    return {patient_of(case, pattern) for case in cases}
 
 
 def take_step(
@@ -260,8 +271,11 @@ def introduce(config: Config, state: State, data: Data, steps: int, ranks: Ranks
     )
 
 
-def resume(state: State, config: Config, ranks: Ranks) -> None:
+def resume(state: State, config: Config, ranks: Ranks) -> list[str]:
     """Load the last checkpoint, and say which settings differ from those that it was made with.
+
+    Returns:
+        what was said.
 
     Raises:
         ValueError: it is damaged, of another network or optimiser, or not the same for all processes.
@@ -272,9 +286,11 @@ def resume(state: State, config: Config, ranks: Ranks) -> None:
         raise ValueError(
             f"{path} is not the same for all processes; let `output` be a folder that all machines share"
         )
-    if before is not None and ranks.first:
-        for line in checkpoints.changed_settings(before, as_table(config)):
+    changed = [] if before is None else checkpoints.changed_settings(before, as_table(config))
+    if ranks.first:
+        for line in changed:
             print(f"changed since the last checkpoint: {line}", file=sys.stderr)
+    return changed
 
 
 def describe(config: Config, metadata: dict[str, str]) -> dict[str, str]:

@@ -272,6 +272,16 @@ def test_who_was_trained_on_does_not_validate(config):
     train(replace(later, output=config.output + " anew"))
 
 
+def test_a_finished_run_is_not_taken_for_one_of_other_data(config, cases, tmp_path):
+    """As with a settings file whose output is always the same: nothing would be trained on them."""
+    train(config)
+    cases.rename(tmp_path / "others")
+    others = replace(config, data=(Source(path=str(tmp_path / "others")),))
+    with pytest.raises(ValueError, match=r"is after step 3 with other data \(data: .* or another output"):
+        train(others)
+    train(longer(others, epochs=4))
+
+
 def test_a_run_cannot_end_before_where_it_is(config):
     train(config)
     with pytest.raises(ValueError, match=r"is after step 3, beyond the 2 steps .* give more epochs"):
