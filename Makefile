@@ -24,8 +24,8 @@ demo: env ## Segment a made-up image from clicks; the result goes to build/demo
 web: env ## Open the browser app with a made-up image; ARGS="--port 9000" and others as of gsmedseg web
 	$(VENV)/bin/gsmedseg web --example $(ARGS)
 
-test: env ## Run the tests; ARGS="-k click" picks some
-	$(RUN) -m pytest $(ARGS)
+test: env ## Run the tests, two at a time; ARGS="-k click" picks some, ARGS="-n 0" runs one at a time
+	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: env ## Check style, format and types
 	$(RUN) -m ruff check

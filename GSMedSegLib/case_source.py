@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from GSMedSegLib.geometry import grid_distance_mm
 from GSMedSegLib.intensity import to_grey
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case, read_case, read_labels
 from GSMedSegLib.prompts import Box
-from GSMedSegLib.volume_io import READ_SUFFIXES, Volume, read_labelmap, read_volume
+from GSMedSegLib.volume_io import READ_SUFFIXES, check_on_grid, read_labelmap, read_volume
 
 SMALLEST_OBJECT = 100
 """Voxels; where only some objects of a case are taken, smaller ones, mostly cut pieces, are left out."""
@@ -323,7 +322,7 @@ def _load_npz(files: tuple[Path, ...], classes: tuple[str, ...], reading: Readin
 
 def _load_pair(name: str, pair: tuple[Path, Path], names: dict[str, str], reading: Reading) -> LabelledCase:
     image, labels = read_volume(pair[0]), read_labelmap(pair[1])
-    _check_same_grid(image, labels, pair)
+    check_on_grid(labels, image, pair[1])
     truth, kept = _kept(labels.array, reading)
     case = Case(name, _grey(image.array, reading.window, pair[0]), image.spacing_kji_mm, truth)
     return LabelledCase(case, tuple(str(names.get(str(n), n)) for n in kept))
@@ -335,18 +334,6 @@ def _kept(labels: LabelArray, reading: Reading) -> tuple[LabelArray, list[int]]:
         return labels, [int(value) for value in np.unique(labels) if value]
     kept = sorted(choose_labels(labels, reading.objects))
     return np.where(np.isin(labels, kept), labels, 0), kept
-
-
-def _check_same_grid(image: Volume, labels: Volume, pair: tuple[Path, Path]) -> None:
-    if image.shape != labels.shape:
-        raise ValueError(
-            f"{pair[1]} has shape {labels.shape}, its image {image.shape}; they must be on one grid"
-        )
-    offset_mm = grid_distance_mm(image.ijk_to_ras, labels.ijk_to_ras, image.shape)
-    if offset_mm > 0.01 * min(image.spacing_kji_mm):
-        raise ValueError(
-            f"{pair[1]} lies up to {offset_mm:.3g} mm off its image; resample it to the image's grid"
-        )
 
 
 def _about(file: Path) -> dict[str, Any]:

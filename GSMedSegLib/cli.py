@@ -184,7 +184,7 @@ def _segment(options: argparse.Namespace) -> int:
     else:
         ledger = ClickLedger.load(options.clicks)
         ledger.check_image(volume.shape, volume.ijk_to_ras)
-    wanted = add_prompts(ledger, options.prompts or [], volume.ijk_to_ras, options.ras)
+    wanted = add_prompts(ledger, options.prompts or [], volume, options.ras)
     probability_files = _probability_files(options, len(ledger.objects))
 
     predictor = load_predictor(options)

@@ -1,4 +1,4 @@
-"""Clicks and boxes as the command line says them: read in the order given, added to a ledger."""
+"""Clicks, boxes and masks as the command line says them: read in the order given, added to a ledger."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from GSMedSegLib.cropped import Voxel
+from GSMedSegLib.cropped import Cropped, Voxel, crop
 from GSMedSegLib.geometry import FloatArray, nearest_voxel, ras_to_kji
 from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
+
+if TYPE_CHECKING:
+    from GSMedSegLib.volume_io import Volume
 
 DEFAULT_OBJECT = "object"
 """What clicks are put on when no object is named."""
@@ -25,8 +29,26 @@ PLACES = {"--fg": 3, "--bg": 3, "--box": 6}
 _FARTHEST = 1e9
 """No voxel index and no millimetre is beyond."""
 
-Given = tuple[str, str | tuple[float, ...]]
-"""An option and its value: the name of an object, or numbers."""
+
+@dataclass(frozen=True)
+class MaskFile:
+    """What --mask names.
+
+    Attributes:
+        path: of a label map.
+        label: which of its labels; None takes its only one.
+    """
+
+    path: Path
+    label: int | None
+
+    def __str__(self) -> str:
+        """As it was given."""
+        return f"{self.path}" if self.label is None else f"{self.path}:{self.label}"
+
+
+Given = tuple[str, str | MaskFile | tuple[float, ...]]
+"""An option and its value: the name of an object, a mask, or numbers."""
 
 
 class InOrder(argparse.Action):
@@ -44,7 +66,7 @@ class InOrder(argparse.Action):
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
-    """Declares --fg, --bg, --box and --object; the parsed arguments get the list `prompts` of them all."""
+    """Declares --fg, --bg, --box, --mask and --object; the parsed arguments get the list `prompts` of all."""
     about = {
         "--fg": "click on the object: voxel i,j,k, or with --ras millimetres; may be repeated",
         "--bg": "click beside the object: what is not part of it",
@@ -56,11 +78,20 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
             option, action=InOrder, dest="prompts", type=_numbers(names), metavar=",".join(names), help=text
         )
     parser.add_argument(
+        "--mask",
+        action=InOrder,
+        dest="prompts",
+        type=_mask_file,
+        metavar="FILE[:LABEL]",
+        help="start from this label of a label map on the image's grid; the clicks that follow change it. "
+        "A map with one label needs none",
+    )
+    parser.add_argument(
         "--object",
         action=InOrder,
         dest="prompts",
         metavar="NAME",
-        help="the clicks and boxes that follow are on this object; without it there is one, named 'object'",
+        help="what follows, up to the next --object, is on this one; without it there is one, named 'object'",
     )
 
 
@@ -75,15 +106,13 @@ def join_negative(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def add_prompts(
-    ledger: ClickLedger, given: Sequence[Given], ijk_to_ras: FloatArray, in_ras: bool
-) -> list[str]:
+def add_prompts(ledger: ClickLedger, given: Sequence[Given], image: Volume, in_ras: bool) -> list[str]:
     """Adds what was given on the command line to a ledger.
 
     Args:
-        ledger: gets the objects, clicks and boxes.
+        ledger: gets the objects, clicks, boxes and masks. A mask stands for what its object had before.
         given: in the order of the command line.
-        ijk_to_ras: (4, 4) of the image.
+        image: that they are on.
         in_ras: whether the numbers are millimetres (R, A, S) rather than voxel indices (i, j, k). A click
             then goes to the voxel it lies in, a box becomes the box of voxels around all its corners.
 
@@ -91,8 +120,9 @@ def add_prompts(
         the objects that were named or clicked on.
 
     Raises:
-        ValueError: names the option and what is wrong: outside the image, fractions of voxels, or not clear
-            on which object.
+        ValueError: names the option and what is wrong: outside the image, fractions of voxels, no mask or one
+            of another grid, or not clear on which object.
+        OSError: a mask cannot be opened.
     """
     names = [cast(str, value) for option, value in given if option == "--object"]
     current: str | None = None
@@ -102,16 +132,20 @@ def add_prompts(
             if current not in ledger.objects:
                 ledger.add_object(current)
             continue
-        text = f"{option} {','.join(f'{number:g}' for number in value)}"
+        named = str(value) if isinstance(value, MaskFile) else ",".join(f"{number:g}" for number in value)
+        text = f"{option} {named}"
         if current is None:
             current = _object_of(text, ledger, names)
+        if isinstance(value, MaskFile):
+            ledger.set_mask(current, _mask(value, image))
+            continue
         try:
             if option == "--box":
-                box = _box(value, ijk_to_ras, in_ras)
+                box = _box(value, image.ijk_to_ras, in_ras)
                 _check_inside([box.min_kji, box.max_kji], ledger.shape)
                 ledger.set_box(current, box)
             else:
-                (kji,) = _voxels([value], ijk_to_ras, in_ras)
+                (kji,) = _voxels([value], image.ijk_to_ras, in_ras)
                 _check_inside([kji], ledger.shape)
                 ledger.add_click(current, Click(kji, positive=option == "--fg"))
         except ValueError as error:
@@ -165,6 +199,28 @@ def _numbers(names: Sequence[str]) -> Any:
         return numbers
 
     return read
+
+
+def _mask_file(text: str) -> MaskFile:
+    """FILE or FILE:LABEL; a colon that no number follows belongs to the name."""
+    path, _, label = text.rpartition(":")
+    return MaskFile(Path(path), int(label)) if path and label.isdecimal() else MaskFile(Path(text), None)
+
+
+def _mask(file: MaskFile, image: Volume) -> Cropped:
+    """The voxels of the label that was asked for."""
+    from GSMedSegLib.volume_io import check_on_grid, read_labelmap  # a second that --help should not take
+
+    labels = read_labelmap(file.path)
+    check_on_grid(labels, image, file.path)
+    found = [int(label) for label in np.unique(labels.array) if label]
+    if not found:
+        raise ValueError(f"{file.path} is empty: all its voxels are 0; give a mask with the object in it")
+    label = found[0] if file.label is None and len(found) == 1 else file.label
+    if label not in found:
+        known = ", ".join(map(str, found[:10])) + (", …" if len(found) > 10 else "")
+        raise ValueError(f"{file}: the map has the labels {known}; give one of them, {file.path}:{found[0]}")
+    return crop(labels.array == label)
 
 
 def _object_of(text: str, ledger: ClickLedger, names: Sequence[str]) -> str:

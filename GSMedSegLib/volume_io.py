@@ -124,6 +124,28 @@ def read_labelmap(path: str | os.PathLike[str]) -> Volume:
     return replace(volume, array=as_labels(volume.array, str(path)))
 
 
+def check_on_grid(labels: Volume, image: Volume, path: str | os.PathLike[str]) -> None:
+    """Raises when a label map is not on its image's grid, voxel for voxel, to a hundredth of a voxel.
+
+    Args:
+        labels: the label map.
+        image: the image.
+        path: of the label map, for the message.
+
+    Raises:
+        ValueError: the shapes or the places differ.
+    """
+    if image.shape != labels.shape:
+        raise ValueError(
+            f"{path} has shape {labels.shape}, its image {image.shape}; they must be on one grid"
+        )
+    offset_mm = grid_distance_mm(image.ijk_to_ras, labels.ijk_to_ras, image.shape)
+    if offset_mm > 0.01 * min(image.spacing_kji_mm):
+        raise ValueError(
+            f"{path} lies up to {offset_mm:.3g} mm off its image; resample it to the image's grid"
+        )
+
+
 def write_labelmap(
     path: str | os.PathLike[str],
     labels: NDArray[Any],

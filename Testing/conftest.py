@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Before anything imports torch, which reads it once: more threads than this only make small tests slower.
+# Before anything imports torch, which reads it once: more threads than this only make small tests slower, and
+# two processes with a thread for every core each wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
 import hypothesis

@@ -233,6 +233,63 @@ def test_what_an_object_starts_from_is_replayed(
     np.testing.assert_array_equal(read_labelmap(out).array, predictor.predict("boxed"))
 
 
+def test_a_mask_to_start_from(image: Path, weights: Path, run: Callable[..., str], tmp_path: Path) -> None:
+    """As the library does it; a mask alone is kept as it is, a click changes what is around it."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:9, 6:9, 7:10] = 3
+    labels[12:15, 12:15, 12:20] = 7
+    old = write(tmp_path / "old.nii.gz", labels, OBLIQUE)
+    out, ledger = tmp_path / "labels.nrrd", tmp_path / "clicks.json"
+    run(
+        "segment", image, "-o", out, "--save-clicks", ledger,
+        "--object", "kept", "--mask", f"{old}:7",
+        "--object", "cut", "--mask", f"{old}:3", "--bg", "8,7,6",
+    )  # fmt: skip
+    volume = read_volume(image)
+    predictor = Predictor(load_engine(str(weights), "cpu", "fp32"))
+    predictor.set_image(volume.array, volume.ijk_to_ras)
+    for name, label in (("kept", 7), ("cut", 3)):
+        predictor.add_object(name)
+        predictor.set_mask(name, labels == label)
+    predictor.add_click("cut", (6, 7, 8), positive=False)
+    found = read_labelmap(out).array
+    np.testing.assert_array_equal(found, predictor.labels())
+    np.testing.assert_array_equal(found == 1, labels == 7)
+    assert found[6, 7, 8] == 0
+    run("segment", image, "-o", tmp_path / "again.nrrd", "--clicks", ledger)
+    np.testing.assert_array_equal(read_labelmap(tmp_path / "again.nrrd").array, found)
+
+    write(old, np.where(labels == 3, 200, 0).astype(np.uint8), OBLIQUE)
+    run("segment", image, "-o", old, "--mask", old)  # may be written over: it was read whole
+    np.testing.assert_array_equal(read_labelmap(old).array, labels == 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.nii.gz", "none.nii.gz"),
+        ("two.nii.gz", "the map has the labels 1, 2; give one of them, "),
+        ("two.nii.gz:3", "two.nii.gz:3: the map has the labels 1, 2"),
+        ("two.nii.gz:0", "the map has the labels 1, 2"),
+        ("empty.nii.gz", "is empty: all its voxels are 0"),
+        ("small.nii.gz", "they must be on one grid"),
+        ("elsewhere.nii.gz:1", "mm off its image; resample it to the image's grid"),
+        ("grey.nii.gz", "grey.nii.gz"),
+    ],
+)
+def test_a_mask_that_cannot_be_started_from(
+    name: str, message: str, image: Path, fail: Callable[..., str], tmp_path: Path
+) -> None:
+    two = np.zeros(SHAPE, np.uint8)
+    two[2], two[3] = 1, 2
+    write(tmp_path / "two.nii.gz", two, OBLIQUE)
+    write(tmp_path / "empty.nii.gz", two * 0, OBLIQUE)
+    write(tmp_path / "small.nii.gz", two[1:], OBLIQUE)
+    write(tmp_path / "elsewhere.nii.gz", two, np.eye(4))
+    write(tmp_path / "grey.nii.gz", two + np.float32(0.5), OBLIQUE)
+    assert message in fail("segment", image, "-o", tmp_path / "out.nrrd", "--mask", tmp_path / name)
+
+
 def test_probabilities_are_written_on_the_image_s_grid(
     image: Path, run: Callable[..., str], tmp_path: Path
 ) -> None:
