@@ -212,7 +212,7 @@ class SlicerDesktop:
         """Lets Qt work off what is waiting."""
         QtWidgets.QApplication.processEvents()
 
-    def wait_until(self, condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    def wait_until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Lets Qt work until the condition holds.
 
         Raises:
