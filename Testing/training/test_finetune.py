@@ -436,7 +436,7 @@ def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "steps"), [(2, 20), (1, 6)], ids=["a case each", "nothing for the second"])
+@pytest.mark.parametrize(("count", "steps"), [(2, 20), (1, 20)], ids=["a case each", "nothing for the second"])
 def test_two_processes_train_as_one(tmp_path, cases, count, steps):
     """The same cases a step, over one process or two, the second with or without work: the same losses."""
     options = ["--epochs", str(steps), "--cases", str(count), "--share", "0.25", "--every", str(steps // 2)]
