@@ -120,8 +120,8 @@ def add_prompts(ledger: ClickLedger, given: Sequence[Given], image: Volume, in_r
         the objects that were named or clicked on.
 
     Raises:
-        ValueError: names the option or the mask's file and what is wrong: outside the image, fractions of voxels, no mask or one
-            of another grid, or not clear on which object.
+        ValueError: names the option or the mask's file and what is wrong: outside the image, fractions of
+            voxels, no mask or one of another grid, or not clear on which object.
         OSError: a mask cannot be opened.
     """
     names = [cast(str, value) for option, value in given if option == "--object"]
