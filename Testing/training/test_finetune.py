@@ -438,7 +438,7 @@ def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message)
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 1], ids=["a case each", "nothing for the second"])
 def test_two_processes_train_as_one(tmp_path, cases, count):
-    """The same cases a step, over one process or two, the second with or without work: twenty equal losses."""
+    """The same cases a step, over one process or two, the second idle or not: twenty equal losses."""
     options = ["--epochs", "20", "--cases", str(count), "--share", "0.25", "--every", "10"]
     found = []
     for processes in (1, 2):
