@@ -77,6 +77,7 @@ class AdaptiveStrategy:
     name = "adaptive"
     stepwise = True
     edits = True
+    further_click = 0.35  # docs/performance.md
 
     def __init__(self, engine: Engine, roi: int | None = None) -> None:
         self.engine = engine

@@ -14,9 +14,6 @@ from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case
 from GSMedSegLib.segment import Segment
 
-CLICKS_OF_ALL_RUNS = CLICK_ROUNDS * (CLICK_ROUNDS + 1) // 2
-"""What the runs of a case are given for one class, all together: every run gets the earlier clicks too."""
-
 GUESSED_SHARE = 0.4
 """Of an effort's time that the next one is thought to take, until it was timed."""
 
@@ -31,12 +28,14 @@ class Effort:
     Attributes:
         name: for the warning, such as "bf16, half resolution".
         load: makes the segmenter, when it is needed first.
+        seconds: that it has taken so far.
+        work: that it has done so far, in first clicks.
     """
 
     name: str
     load: Callable[[], CaseSegmenter]
     seconds: float = 0.0
-    clicks: int = 0
+    work: float = 0.0
 
     @cached_property
     def segmenter(self) -> CaseSegmenter:
@@ -45,8 +44,8 @@ class Effort:
 
     @property
     def seconds_per_click(self) -> float:
-        """Measured so far; NaN before the first."""
-        return self.seconds / self.clicks if self.clicks else math.nan
+        """Of a first click, measured so far; NaN before the first."""
+        return self.seconds / self.work if self.work else math.nan
 
 
 class PacedSegmenter:
@@ -57,7 +56,9 @@ class PacedSegmenter:
 
     Args:
         efforts: with most care first.
-        limit_s: seconds per class for all runs of a case.
+        limit_s: seconds per class for all runs of a case: one with a box, then one for each click round,
+            which gets the earlier clicks too.
+        further: what a further click takes, as a share of a first one's time.
         spent_s: seconds gone before the first case, as for loading; they count for it.
         clock: seconds.
 
@@ -69,6 +70,7 @@ class PacedSegmenter:
         self,
         efforts: Sequence[Effort],
         limit_s: float,
+        further: float = 1.0,
         spent_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -79,6 +81,7 @@ class PacedSegmenter:
         self.warnings: tuple[str, ...] = ()
         self._efforts = tuple(efforts)
         self._limit_s = limit_s
+        self._further = further
         self._spent_s = spent_s
         self._clock = clock
 
@@ -93,13 +96,14 @@ class PacedSegmenter:
         """
         began, self._spent_s = self._clock() - self._spent_s, 0.0
         prompts, warnings = prompts_of(case), list[str]()
-        costs = [max(1, len(clicks)) for clicks, _ in prompts]
-        share_s = self._limit_s * sum(costs) / CLICKS_OF_ALL_RUNS
+        costs = [self._work(len(clicks)) for clicks, _ in prompts]
+        of_all_runs = sum(self._work(clicks) for clicks in range(CLICK_ROUNDS + 1))
+        share_s = self._limit_s * sum(costs) / of_all_runs
         deadline = began + PLANNED_SHARE * share_s
 
         self._efforts[0].segmenter.set_image(case)
         known: int | None = None
-        if not self._efforts[0].clicks:
+        if not self._efforts[0].work:
             first = next((n for n, (clicks, box) in enumerate(prompts) if clicks or box), 0)
             clicks, box = prompts[first]
             known = first
@@ -121,19 +125,23 @@ class PacedSegmenter:
         self.warnings = tuple(warnings)
         return labels
 
-    def _plan(self, left_s: float, clicks: int, answered: int) -> Effort:
+    def _work(self, clicks: int) -> float:
+        """What the clicks of a class cost, in first clicks; none is a box, which costs as much."""
+        return 1 + self._further * (max(1, clicks) - 1)
+
+    def _plan(self, left_s: float, work: float, answered: int) -> Effort:
         """The most careful effort that is foretold to be in time, else the quickest.
 
         Args:
             left_s: until the deadline.
-            clicks: still to be answered.
-            answered: how many of them the first effort has answered already.
+            work: still to be done, in first clicks.
+            answered: how many first clicks of it the first effort has answered already.
         """
         per_click_s = self._efforts[0].seconds_per_click
         foretold_s = list[float]()
         for effort in self._efforts:
-            per_click_s = effort.seconds_per_click if effort.clicks else GUESSED_SHARE * per_click_s
-            foretold_s.append(per_click_s * (clicks if foretold_s else clicks - answered))
+            per_click_s = effort.seconds_per_click if effort.work else GUESSED_SHARE * per_click_s
+            foretold_s.append(per_click_s * (work if foretold_s else work - answered))
             if foretold_s[-1] <= left_s:
                 return effort
         return self._efforts[foretold_s.index(min(foretold_s))]
@@ -143,5 +151,5 @@ class PacedSegmenter:
         effort.segmenter.set_image(case)
         segment = effort.segmenter.segment_class(index, prompts)
         effort.seconds += self._clock() - began
-        effort.clicks += max(1, len(prompts[0]))
+        effort.work += self._work(len(prompts[0]))
         return segment

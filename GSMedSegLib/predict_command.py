@@ -122,7 +122,7 @@ def _segmenter(options: argparse.Namespace) -> CaseSegmenter | PacedSegmenter:
     if options.time_limit is None:
         return CaseSegmenter(predictor)
     spent_s = time.perf_counter() - STARTED
-    return PacedSegmenter(_efforts(options, predictor), options.time_limit, spent_s)
+    return PacedSegmenter(_efforts(options, predictor), options.time_limit, predictor.further_click, spent_s)
 
 
 def _efforts(options: argparse.Namespace, predictor: Predictor) -> list[Effort]:

@@ -48,6 +48,8 @@ class Strategy(Protocol):
     """Whether the clicks have to be gone through one by one."""
     edits: bool
     """Whether it can start from a mask."""
+    further_click: float
+    """What a further click takes, as a share of a first one's time."""
 
     def set_image(self, image: NDArray[np.generic], spacing_kji_mm: tuple[float, float, float]) -> None:
         """Take an image (K, J, I)."""
@@ -172,6 +174,11 @@ class Predictor:
     def objects(self) -> tuple[str, ...]:
         """Names of the objects, in the order they were added."""
         return self.ledger.objects
+
+    @property
+    def further_click(self) -> float:
+        """What a further click takes, as a share of a first one's time; about."""
+        return self._strategy.further_click
 
     def add_object(self, name: str) -> None:
         """Add an object to segment; raises ValueError when the name is taken."""

@@ -37,6 +37,7 @@ class ReferenceStrategy:
     name = "reference"
     stepwise = False
     edits = False
+    further_click = 1.0
 
     def __init__(self, engine: Engine, roi: int = 128) -> None:
         self.engine = engine

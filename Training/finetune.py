@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -38,6 +39,12 @@ from Training.progress import Progress, check_tools
 from Training.start import start_network
 from Training.validation import draw_curves, table, validate
 
+ONE_WISH_S = 1.0
+"""Signals within so many seconds are one wish to stop: torchrun passes on what the terminal sent already."""
+
+LEAST_SCALE = 2.0**-10
+"""In fp16 a smaller scale of the loss says that every step overflows; it begins at 2^16."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a training from the command line; returns the exit code."""
@@ -60,6 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"Training.finetune: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        what_next = "the same command goes on from the last checkpoint"
+        print(f"Training.finetune: broken off; {what_next}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -129,7 +140,7 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
         print(introduce(config, state, data, steps, ranks), file=sys.stderr)
 
     saved_at = time.monotonic()
-    with Stop() as stop, Progress(output, steps, state.step, ranks.first) as progress:
+    with Stop(ranks.first) as stop, Progress(output, steps, state.step, ranks.first) as progress:
         if data.validation and not state.curves:
             measure(state, data, config, metadata, device, ranks, progress)
         stopped = False
@@ -242,6 +253,11 @@ def take_step(
             )
         state.scaler.step(state.optimiser)  # not after an overflow in fp16
         state.scaler.update()
+        if state.scaler.is_enabled() and state.scaler.get_scale() < LEAST_SCALE:
+            raise RuntimeError(
+                f"the gradients overflow in fp16 in one step after the other, up to step {state.step + 1}; "
+                "use bf16 or fp32, or lower the learning rate, then start again: the last checkpoint is sound"
+            )
         state.optimiser.zero_grad(set_to_none=True)
         optimiser.update_average(state.average, network, optimiser.average_decay(settings.ema, state.step))
     state.step += 1
@@ -398,10 +414,18 @@ def _worker_bytes(config: Config) -> int:
 
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step; afterwards they are as before."""
+    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step; afterwards they are as before.
 
-    def __init__(self) -> None:
+    A second Ctrl-C breaks off at once what takes long, such as a validation.
+
+    Args:
+        tells: say so.
+    """
+
+    def __init__(self, tells: bool = False) -> None:
         self.asked = False
+        self._tells = tells
+        self._asked_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -416,7 +440,13 @@ class Stop:
             signal.signal(name, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        now = time.monotonic()
+        if self.asked and number == signal.SIGINT and now - self._asked_at > ONE_WISH_S:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked, self._asked_at = True, now
+            if self._tells:  # not by print: the signal may have come in the middle of one
+                os.write(2, b"\nstopping after this step; Ctrl-C again breaks off at once\n")
 
 
 if __name__ == "__main__":

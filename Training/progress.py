@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,9 +61,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
         if self._writer is not None:
-            self._writer.close()
+            with self._writing():
+                self._writer.close()
+        self._bar.close()
 
     def step(self, step: int, figures: Mapping[str, float], images: int, shown: Shown | None) -> None:
         """Tell of a step.
@@ -84,10 +86,11 @@ class Progress:
         self._bar.update()
         if self._writer is None:
             return
-        for name, value in figures.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
-        if shown is not None and (step == 1 or step % FIGURE_EVERY == 0):
-            self._writer.add_image("train/first point", figure(shown), step, dataformats="HWC")
+        with self._writing():
+            for name, value in figures.items():
+                self._writer.add_scalar(f"train/{name}", value, step)
+            if shown is not None and (step == 1 or step % FIGURE_EVERY == 0):
+                self._writer.add_image("train/first point", figure(shown), step, dataformats="HWC")
 
     def curve(self, step: int, curve: Mapping[str, Any]) -> None:
         """Tell of a validation."""
@@ -97,7 +100,9 @@ class Progress:
         )
         for name, reason in curve["failed"].items():
             self.say(f"validation case {name} failed: {reason}")
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        with self._writing():
             self._writer.add_scalar("validation/DSC_AUC", curve["dsc_auc"], step)
             for click, value in enumerate(curve["dice"], start=1):
                 self._writer.add_scalar(f"validation/Dice after click {click}", value, step)
@@ -106,6 +111,15 @@ class Progress:
         """Print a line above the bar."""
         if not self._bar.disable:
             self._bar.write(line, file=sys.stderr)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where events cannot be written, as on a full disk, the run does without them."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self.say(f"TensorBoard's events end here, the run goes on: {error}")
 
 
 def figure(shown: Shown) -> NDArray[np.uint8]:

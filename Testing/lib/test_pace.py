@@ -34,10 +34,10 @@ class Clock:
 
 
 class Worker(CaseSegmenter):
-    """Takes so many seconds for a click; class n's mask is voxel (0, 0, n)."""
+    """Takes so many seconds for a first click, a share of it for others; class n's mask is (0, 0, n)."""
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self.clock, self.seconds = clock, seconds
+    def __init__(self, clock: Clock, seconds: float, further: float = 1.0) -> None:
+        self.clock, self.seconds, self.further = clock, seconds, further
         self.done: list[tuple[int, int]] = []
 
     def set_image(self, case: Case) -> None:
@@ -46,7 +46,7 @@ class Worker(CaseSegmenter):
     def segment_class(self, index: int, prompts: ClassPrompts) -> Segment:
         """Takes its time."""
         clicks = max(1, len(prompts[0]))
-        self.clock.now += self.seconds * clicks
+        self.clock.now += self.seconds * (1 + self.further * (clicks - 1))
         self.done.append((index, clicks))
         logits = torch.full((4, 4, 4), -1.0)
         logits[0, 0, index] = 1
@@ -62,16 +62,16 @@ def case_of(classes: int, clicks: int) -> Case:
 
 
 def paced(
-    clock: Clock, seconds: list[float], limit_s: float, spent_s: float = 0.0
+    clock: Clock, seconds: list[float], limit_s: float, further: float = 1.0, spent_s: float = 0.0
 ) -> tuple[PacedSegmenter, list[Worker]]:
-    workers = [Worker(clock, s) for s in seconds]
+    workers = [Worker(clock, s, further) for s in seconds]
     efforts = [Effort(f"effort {n}", lambda w=w: w) for n, w in enumerate(workers)]
-    return PacedSegmenter(efforts, limit_s, spent_s, clock), workers
+    return PacedSegmenter(efforts, limit_s, further, spent_s, clock), workers
 
 
 def test_with_time_enough_all_care_is_taken() -> None:
-    """Limit 90 s: a run with one click per class has 6 s per class, of which 4.8 s are planned with."""
-    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 90)
+    """Limit 96 s: a run with one click per class has 6 s per class, of which 4.8 s are planned with."""
+    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 96)
     labels = segmenter.segment(case_of(classes=3, clicks=1))
     assert labels[0, 0].tolist() == [1, 2, 3, 0]
     assert careful.done == [(0, 1), (0, 1), (1, 1), (2, 1)]  # the first once more, to know its time
@@ -86,7 +86,7 @@ def test_what_would_come_too_late_is_done_with_less_care() -> None:
     a click, which fits: it does class 1 in 4 s. Then 19.8 s are left for 4 clicks: 20 s are too much, again;
     after class 2, 15.8 s for 2 clicks are enough for all care.
     """
-    segmenter, (careful, quick) = paced(Clock(), [5.0, 2.0], 90)
+    segmenter, (careful, quick) = paced(Clock(), [5.0, 2.0], 96)
     labels = segmenter.segment(case_of(classes=3, clicks=2))
     assert labels[0, 0].tolist() == [1, 2, 3, 0]
     assert careful.done == [(0, 1), (2, 2)]
@@ -99,16 +99,41 @@ def test_a_measured_time_replaces_the_guess() -> None:
 
     That leaves 12.8 s for the last 2 clicks: enough for all care.
     """
-    segmenter, workers = paced(Clock(), [5.0, 5.0, 0.5], 90)
+    segmenter, workers = paced(Clock(), [5.0, 5.0, 0.5], 96)
     segmenter.segment(case_of(classes=3, clicks=2))
     assert workers[1].done == [(0, 2)]
     assert workers[2].done == [(1, 2)]
     assert workers[0].done == [(0, 1), (2, 2)]
 
 
+def test_further_clicks_that_cost_less_leave_more_time_to_the_first() -> None:
+    """A further click takes a quarter: six first clicks and ten further ones, 8.5 first clicks in all runs.
+
+    Limit 85 s: two classes with one click have 20 s, of which 16 are planned with. 5 s for the first click,
+    to know its time, leave 11, and 6 after the first class: enough for 5. Were further clicks as dear as
+    first ones, 8.5 s would be planned with.
+    """
+    segmenter, (careful, quick) = paced(Clock(), [5.0, 1.0], 85, further=0.25)
+    segmenter.segment(case_of(classes=2, clicks=1))
+    assert careful.done == [(0, 1), (0, 1), (1, 1)]
+    assert not quick.done
+
+
+def test_further_clicks_are_foretold_at_their_own_price() -> None:
+    """5 clicks cost 2 first ones: 20 s of 85, 16 planned. 5 s to know the time leave 11, and 5 are foretold.
+
+    Four further clicks at a first one's price would be foretold to take 20 s.
+    """
+    segmenter, (careful, quick) = paced(Clock(), [5.0, 1.0], 85, further=0.25)
+    segmenter.segment(case_of(classes=1, clicks=5))
+    assert careful.done == [(0, 1), (0, 5)]
+    assert not quick.done
+    assert segmenter.warnings == ()
+
+
 def test_too_late_all_the_same() -> None:
     """6 s for the run, and finding out took 10: the careful answer is there, so no other is tried."""
-    segmenter, (careful, quick) = paced(Clock(), [10.0, 8.0], 90)
+    segmenter, (careful, quick) = paced(Clock(), [10.0, 8.0], 96)
     labels = segmenter.segment(case_of(classes=1, clicks=1))
     assert labels.any()
     assert careful.done == [(0, 1), (0, 1)]
@@ -118,7 +143,7 @@ def test_too_late_all_the_same() -> None:
 
 def test_the_quickest_is_taken_when_none_is_in_time() -> None:
     """12 s for the run, 10 of them gone: one more careful click takes 10 s, two quick ones maybe 8."""
-    segmenter, (careful, quick) = paced(Clock(), [10.0, 8.0], 90)
+    segmenter, (careful, quick) = paced(Clock(), [10.0, 8.0], 96)
     segmenter.segment(case_of(classes=1, clicks=2))
     assert careful.done == [(0, 1)]
     assert quick.done == [(0, 2)]
@@ -128,7 +153,7 @@ def test_the_quickest_is_taken_when_none_is_in_time() -> None:
 
 def test_loading_counts_for_the_first_case_only() -> None:
     """Of 9.6 s that are planned with, 9 were spent on loading."""
-    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 90, spent_s=9.0)
+    segmenter, (careful, quick) = paced(Clock(), [1.0, 0.1], 96, spent_s=9.0)
     segmenter.segment(case_of(classes=1, clicks=2))
     assert quick.done == [(0, 2)]
     segmenter.segment(case_of(classes=1, clicks=2))
@@ -138,7 +163,7 @@ def test_loading_counts_for_the_first_case_only() -> None:
 
 
 def test_a_box_counts_as_a_click() -> None:
-    segmenter, (careful,) = paced(Clock(), [1.0], 90)
+    segmenter, (careful,) = paced(Clock(), [1.0], 96)
     segmenter.segment(Case("CT_x", IMAGE, (1, 1, 1), boxes=(Box((0, 0, 0), (1, 1, 1)),)))
     assert careful.done == [(0, 1), (0, 1)]
     assert segmenter.warnings == ()
@@ -151,7 +176,7 @@ def test_an_effort_is_loaded_when_needed() -> None:
         return lambda: (loaded.append(name), Worker(clock, seconds))[1]
 
     efforts = [Effort("a", load("a", 1.0)), Effort("b", load("b", 0.1))]
-    segmenter = PacedSegmenter(efforts, 90, clock=clock)
+    segmenter = PacedSegmenter(efforts, 96, clock=clock)
     segmenter.segment(case_of(1, 1))
     assert loaded == ["a"]
 
@@ -164,11 +189,11 @@ def test_limits_are_above_0(limit_s: float) -> None:
 
 def test_no_efforts() -> None:
     with pytest.raises(ValueError, match="one effort or more"):
-        PacedSegmenter([], 90)
+        PacedSegmenter([], 96)
 
 
 def test_no_prompts() -> None:
-    segmenter, _ = paced(Clock(), [1.0], 90)
+    segmenter, _ = paced(Clock(), [1.0], 96)
     with pytest.raises(ValueError, match="neither clicks nor boxes"):
         segmenter.segment(Case("CT_x", IMAGE, (1, 1, 1)))
 

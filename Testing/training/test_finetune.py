@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,12 @@ from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.predictor import Predictor, load_engine
 from GSMedSegLib.sharding import Ranks
 from Training import checkpoints, finetune
+from Training.checkpoints import State
 from Training.config import OPTIMISERS, Config, NewNetwork, Optimisation, Sampling, Source, Validation
+from Training.examples import Example
 from Training.finetune import Stop, main, take_step, train
+from Training.learning import Tally
+from Training.optimiser import make_optimiser
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = NewNetwork(8, (1, 1, 2), 16, (8, 16))
@@ -169,6 +174,28 @@ def test_a_signal_stops_after_the_step(config, monkeypatch, name):
     train(longer(config, epochs=1000))
     assert last(config)["step"] == 2
     assert (Path(config.output) / "average.safetensors").exists()
+
+
+@pytest.mark.parametrize(("within_s", "code"), [(0.0, 130), (3600.0, 0)])
+def test_a_second_ctrl_c_breaks_a_validation_off(tmp_path, cases, monkeypatch, capfd, within_s, code):
+    """A second one that comes at once, as launchers pass it on, is the same wish: the step is waited for."""
+    monkeypatch.setattr(finetune, "ONE_WISH_S", within_s)
+    plain = finetune.validate
+
+    def interrupted(*arguments, **named):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.05)  # a clock of Windows ticks every 16 ms
+        signal.raise_signal(signal.SIGINT)
+        return plain(*arguments, **named)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(finetune, "validate", interrupted)
+    assert main([str(toml(tmp_path / "run.toml", cases)), "--share", "0.25"]) == code
+    assert signal.getsignal(signal.SIGINT) is before
+    told = capfd.readouterr().err
+    assert told.count("stopping after this step; Ctrl-C again breaks off at once") == 1
+    assert ("broken off; the same command goes on from the last checkpoint" in told) == (code == 130)
+    assert ("stopped after step 1 of 2" in told) == (code == 0)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(config, tmp_path, monkeypatch):
@@ -338,10 +365,6 @@ def test_processes_must_see_the_same_checkpoint(config, monkeypatch):
 
 def test_a_step_without_objects_moves_nothing(config, make_network):
     """Nor does it fail; the figures are zeros."""
-    from Training.checkpoints import State
-    from Training.examples import Example
-    from Training.optimiser import make_optimiser
-
     network = make_network(additions=True).train().requires_grad_(True)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimiser = make_optimiser(network, config.optimisation)
@@ -372,6 +395,31 @@ def test_a_loss_that_is_not_finite_names_the_case(config, monkeypatch, capsys):
     ):
         train(config)
     assert not (Path(config.output) / "last.pt").exists()
+
+
+def test_gradients_that_always_overflow_end_the_run(config, make_network, monkeypatch):
+    """In fp16 a step that overflows is left out and the scale halved; after 27 the run does nothing else."""
+    network = make_network(additions=True).train().requires_grad_(True)
+    optimiser = make_optimiser(network, config.optimisation)
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    state = State(network, make_network(additions=True), optimiser, scaler)
+
+    def overflowing(*arguments):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, torch.inf)
+        return Tally(objects=1, views=1)
+
+    monkeypatch.setattr(finetune, "learn", overflowing)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    def step():
+        take_step(state, [], config, 100, 100, torch.device("cpu"), Ranks(), Stop())
+
+    for _ in range(26):
+        step()
+    with pytest.raises(RuntimeError, match=r"overflow in fp16 .* up to step 27; use bf16 or fp32"):
+        step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def toml(path: Path, cases: Path, **more) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from Training.learning import Shown
 from Training.progress import Progress, figure, memory_gib
@@ -46,6 +47,23 @@ def test_events_can_be_read_back(tmp_path, capsys):
     assert "step 100: DSC_AUC 2.500, Dice 0.500 0.600" in told
     assert "case_x failed: cannot be read" in told
     assert "GiB" in told
+
+
+@pytest.mark.parametrize("method", ["add_scalar", "close"])
+def test_a_run_goes_on_without_events_on_a_full_disk(tmp_path, capsys, monkeypatch, method):
+    """It says so once."""
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, method, full)
+    with Progress(tmp_path, 10, 0, shows=True) as progress:
+        for step in (1, 2):
+            progress.step(step, {"loss": 1.0}, 4, shown())
+        progress.curve(2, CURVE)
+    told = capsys.readouterr().err
+    assert told.count("TensorBoard's events end here, the run goes on: [Errno 28]") == 1
+    assert "2/10" in told
 
 
 def test_other_processes_show_nothing(tmp_path, capsys):
