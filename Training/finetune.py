@@ -274,17 +274,21 @@ def introduce(config: Config, state: State, data: Data, steps: int, ranks: Ranks
     count = sum(p.numel() for p in state.network.parameters())
     sampling = config.sampling
     idle = max(0, ranks.size - sampling.cases)
-    return (
-        f"{count / 1e6:.2f} M weights, {trained / 1e6:.2f} M of them trained; "
-        f"{data.count} training and {len(data.validation)} validation cases; {steps} steps of "
-        f"{sampling.cases} × {sampling.views} views of {sampling.roi}³ with up to {sampling.objects} objects"
-        + (
-            f"; {idle} of {ranks.size} processes have nothing to do: set cases to {ranks.size}"
-            if idle
-            else ""
-        )
-        + (f"; going on after step {state.step}" if state.step else "")
-    )
+    parts = [
+        f"{count / 1e6:.2f} M weights, {trained / 1e6:.2f} M of them trained",
+        f"{data.count} training and {len(data.validation)} validation cases",
+        f"{steps} steps of {sampling.cases} × {sampling.views} views of {sampling.roi}³ with up to "
+        f"{sampling.objects} objects",
+    ]
+    cases = [*(case for _, several in data.training for case in several), *data.validation]
+    split = data.validation and not config.validation.path
+    if split and len(_patients(cases, config)) == len(cases):
+        parts[1] += ", each taken for a patient of its own (--patient finds whose they are)"
+    if idle:
+        parts.append(f"{idle} of {ranks.size} processes have nothing to do: set cases to {ranks.size}")
+    if state.step:
+        parts.append(f"going on after step {state.step}")
+    return "; ".join(parts)
 
 
 def resume(state: State, config: Config, ranks: Ranks) -> list[str]:

@@ -176,6 +176,14 @@ def test_a_signal_stops_after_the_step(config, monkeypatch, name):
     assert (Path(config.output) / "average.safetensors").exists()
 
 
+@pytest.mark.parametrize(("pattern", "told"), [("", True), ("[abcd]", True), ("a|", False)])
+def test_whom_a_split_takes_for_a_patient_is_said(config, capsys, pattern, told):
+    """Whoever has several scans of a patient learns that they may fall on both sides. `a|`: only two."""
+    train(replace(config, validation=Validation(share=0.25, patient=pattern)))
+    said = "validation cases, each taken for a patient of its own (--patient finds whose they are)"
+    assert (said in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(("within_s", "code"), [(0.0, 130), (3600.0, 0)])
 def test_a_second_ctrl_c_breaks_a_validation_off(tmp_path, cases, monkeypatch, capfd, within_s, code):
     """A second one that comes at once, as launchers pass it on, is the same wish: the step is waited for."""
