@@ -39,14 +39,14 @@ class Outcome:
 
 
 def find_cases(folder: str | os.PathLike[str]) -> list[Path]:
-    """The case files in a folder, by name; hidden files are no cases.
+    """The case files in a folder, by name; hidden files are no cases. A link to nowhere is one that fails.
 
     Raises:
         ValueError: there is none.
         OSError: there is no such folder.
     """
     cases = sorted(
-        p for p in Path(folder).iterdir() if p.suffix == SUFFIX and p.name[0] != "." and p.is_file()
+        p for p in Path(folder).iterdir() if p.suffix == SUFFIX and p.name[0] != "." and not p.is_dir()
     )
     if not cases:
         raise ValueError(f"{folder}: there is no {SUFFIX} case in this folder")

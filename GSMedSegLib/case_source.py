@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from GSMedSegLib.intensity import to_grey
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case, read_case, read_labels
 from GSMedSegLib.prompts import Box
+from GSMedSegLib.text_files import read_text
 from GSMedSegLib.volume_io import READ_SUFFIXES, check_on_grid, read_labelmap, read_volume
 
 SMALLEST_OBJECT = 100
@@ -25,6 +27,9 @@ SMALLEST_OBJECT = 100
 
 CLASS_NAMES = "classes.json"
 """Beside challenge files: {case: [name of each class]}."""
+
+MODALITY_NAMES = "modalities.json"
+"""Beside challenge files whose names do not say it: {case: modality}."""
 
 BOX_SHIFTS = 6
 """A box is enlarged by 0 to 5 parts in 256 of the image's side. Source: the challenge's get_boxes.py."""
@@ -84,8 +89,8 @@ class CaseSource:
 
     @property
     def nbytes(self) -> int:
-        """Of its files."""
-        return sum(file.stat().st_size for file in self.files)
+        """Of its files that are there."""
+        return sum(file.stat().st_size for file in self.files if file.exists())
 
 
 @dataclass(frozen=True)
@@ -157,13 +162,36 @@ def read_class_names(folder: Path) -> dict[str, list[str]]:
     if not file.exists():
         return {}
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        names = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{file}: not valid JSON ({error})") from None
     lists = list(names.values()) if isinstance(names, dict) else [None]
     if not all(isinstance(several, list) and all(isinstance(n, str) for n in several) for several in lists):
         raise ValueError(f'{file}: expected {{case: ["name of class 1", …]}}; correct it, or remove it')
     return dict(names)
+
+
+def read_modalities(folder: Path) -> dict[str, str]:
+    """What `MODALITY_NAMES` says in a folder of challenge files; empty where there is no such file.
+
+    Raises:
+        ValueError: the file does not hold names by case.
+    """
+    file = folder / MODALITY_NAMES
+    if not file.exists():
+        return {}
+    try:
+        names = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f'{file}: expected {{case: "CT"}}; correct it, or remove it')
+    return names
+
+
+def modality_in(name: str) -> str:
+    """What the beginning of a challenge file's name says."""
+    return MODALITIES.get(name.split("_")[0].lower(), UNKNOWN)
 
 
 def choose_labels(labels: LabelArray, count: int) -> list[int]:
@@ -224,7 +252,7 @@ def with_boxes(case: Case) -> Case:
 
 def _listed(file: Path) -> Iterator[Path]:
     """The paths in a list; empty lines and those that begin with # say nothing."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if line.strip() and not line.startswith("#"):
             entry = file.parent / line.strip()
             if not entry.is_dir() and not (entry.is_file() and entry.suffix == ".npz"):
@@ -247,29 +275,30 @@ def _challenge_files(
     candidates: Iterable[Path], truth: Path | None, reading: Reading
 ) -> Iterator[CaseSource]:
     names: dict[Path, dict[str, list[str]]] = {}
+    modalities: dict[Path, dict[str, str]] = {}
     for file in candidates:
         if file.suffix != ".npz" or file.name.startswith("."):
             continue
         if file.parent not in names:
             names[file.parent] = read_class_names(file.parent)
+            modalities[file.parent] = read_modalities(file.parent)
         classes = names[file.parent]
         files = (file,) if truth is None else (file, truth / file.name)
-        missing = [str(f) for f in files if not f.exists()]
-        if missing:
-            raise ValueError(f"{file} has no truth: {missing[0]} does not exist; give its folder as --truth")
-        modality = MODALITIES.get(file.stem.split("_")[0].lower(), UNKNOWN)
+        if not files[-1].exists() and truth is not None:
+            raise ValueError(f"{file} has no truth: {files[-1]} does not exist; give its folder as --truth")
+        modality = modalities[file.parent].get(file.stem) or modality_in(file.stem)
         load = functools.partial(_load_npz, files, tuple(classes.get(file.stem, ())), reading)
         yield CaseSource(file.stem, modality, files, load, reading=str(reading))
 
 
 def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
-    for folder in sorted({p.parent for p in data.rglob("*") if _stem(p) in ("image", "label")}):
-        files = {_stem(p): p for p in sorted(folder.iterdir()) if _stem(p) in ("image", "label")}
+    for folder in _folders_with(("image", "label"), data):
+        files = {stem: file for stem, file in _volumes(folder).items() if stem in ("image", "label")}
         if len(files) < 2:
             have, lack = ("image", "label") if "image" in files else ("label", "image")
             raise ValueError(f"{folder} has an {have} but no {lack}; add it, or move the folder away")
         about = _about(folder / "labels.json")
-        name = "_".join(folder.relative_to(data).parts) or folder.name
+        name = "_".join(folder.relative_to(data).parts) or folder.resolve().name
         pair = (files["image"], files["label"])
         load = functools.partial(_load_pair, name, pair, about.get("labels", {}), reading)
         patient = str(about.get("group") or name)
@@ -286,8 +315,7 @@ def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
     for images, labels in beside.items():
         if not labels.is_dir():
             continue  # test images, whose labels are kept apart
-        ours = {_stem(p).removesuffix("_0000"): p for p in sorted(images.iterdir()) if _stem(p)}
-        theirs = {_stem(p): p for p in sorted(labels.iterdir()) if _stem(p)}
+        ours, theirs = _volumes(images, "_0000"), _volumes(labels)
         alone = sorted(ours.keys() ^ theirs.keys())
         if alone:
             raise ValueError(
@@ -308,9 +336,9 @@ def _load_npz(files: tuple[Path, ...], classes: tuple[str, ...], reading: Readin
         raise ValueError(f"{files[0]}: there is no truth (gts) in it; give the folder that has it as --truth")
     numbers = [int(value) for value in np.unique(case.truth) if value]
     names = dict(zip(numbers, classes, strict=True)) if len(classes) == len(numbers) else {}
-    boxes = dict(zip(numbers, case.boxes, strict=True)) if case.boxes else {}
     if case.boxes and len(case.boxes) != len(numbers):
         raise ValueError(f"{files[0]}: {len(case.boxes)} boxes for {len(numbers)} classes")
+    boxes = dict(zip(numbers, case.boxes, strict=True)) if case.boxes else {}
     truth, kept = _kept(case.truth, reading)
     if reading.objects is not None:  # clicks and earlier labels are of all classes
         case = replace(case, clicks=None, prev_pred=None)
@@ -340,18 +368,49 @@ def _about(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        about = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(about, dict) or not isinstance(about.get("labels", {}), dict):
         raise ValueError(f'{file}: expected {{"modality": …, "labels": {{"1": name, …}}}}')
     return about
 
 
+def _folders_with(stems: Sequence[str], data: Path) -> list[Path]:
+    """Folders with a volume of such a name, however deep, also where links lead; each once."""
+    found, seen = [], set[Path]()
+    for name, folders, files in os.walk(data, followlinks=True):
+        folder = Path(name)
+        if folder.resolve() in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        if any(_stem(Path(file)) in stems for file in files):
+            found.append(folder)
+    return sorted(found)
+
+
+def _volumes(folder: Path, ending: str = "") -> dict[str, Path]:
+    """The volumes in a folder by their names without suffix, and without an ending.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    found = dict[str, Path]()
+    for path in sorted(folder.iterdir()):
+        stem = _stem(path).removesuffix(ending)
+        if stem in found:
+            raise ValueError(f"{found[stem]} and {path.name} are the same volume; move one of them away")
+        if stem:
+            found[stem] = path
+    return found
+
+
 def _stem(path: Path) -> str:
     """A volume's file name without its suffix; empty for other and hidden files."""
-    suffix = next((s for s in sorted(READ_SUFFIXES, key=len, reverse=True) if path.name.endswith(s)), "")
-    return path.name.removesuffix(suffix) if suffix and not path.name.startswith(".") else ""
+    name = path.name.lower()
+    suffix = next((s for s in sorted(READ_SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
+    return path.name[: -len(suffix)] if suffix and not name.startswith(".") else ""
 
 
 def _grey(image: NDArray[Any], window: tuple[float, float] | None, path: Path) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ def add_make_cases(commands: Any) -> None:
         "example: gsmedseg make-cases my-data cases --window=-160,240",
     )
     add_source_options(parser)
-    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="gets CASE.npz and classes.json")
+    parser.add_argument(
+        "output", type=Path, metavar="OUTPUT_DIR", help="gets CASE.npz, classes.json, modalities.json"
+    )
     parser.add_argument("--no-boxes", action="store_true", help="as for vessels and other thin structures")
     parser.add_argument(
         "--split-truth",
@@ -45,7 +48,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, metavar="DIR", help="where challenge cases have their gts")
     parser.add_argument("--modality", default="", help="of all cases (default: as their names say)")
     parser.add_argument(
-        "--objects", type=int, metavar="N", help="at most N objects per case, evenly spaced by size"
+        "--objects",
+        type=int,
+        metavar="N",
+        help="at most N objects of 100 voxels or more per case, evenly spaced by size",
     )
     parser.add_argument(
         "--window",
@@ -85,8 +91,14 @@ def _window(text: str) -> tuple[float, float]:
 def _make_cases(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from GSMedSegLib.atomic import atomic_path
-    from GSMedSegLib.case_source import CLASS_NAMES, read_class_names
+    from GSMedSegLib.case_source import (
+        CLASS_NAMES,
+        MODALITY_NAMES,
+        UNKNOWN,
+        modality_in,
+        read_class_names,
+        read_modalities,
+    )
 
     sources = find_sources_of(options)
     check_apart(options.output, options.data)
@@ -97,23 +109,36 @@ def _make_cases(options: argparse.Namespace) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     named = options.output / "imgs" if options.split_truth else options.output
     named.mkdir(exist_ok=True)
-    failed, written, classes = [], 0, read_class_names(named)  # cases made before keep theirs
+    failed, written = [], 0
+    classes, modalities = read_class_names(named), read_modalities(named)  # cases made before keep theirs
     with tqdm(sources, unit="case", file=sys.stderr, disable=None) as bar:
         for source in bar:
             try:
                 classes[source.name] = list(_write(source, options))
                 written += 1
+                if source.modality not in (UNKNOWN, modality_in(source.name)):
+                    modalities[source.name] = source.modality
+                else:
+                    modalities.pop(source.name, None)
             except (ValueError, OSError, MemoryError) as error:
                 failed.append(source.name)
                 bar.write(f"gsmedseg: error: {source.name}: {reason(error)}", file=sys.stderr)
     if written:
-        with atomic_path(named / CLASS_NAMES) as temporary:
-            text = json.dumps(classes, indent=1, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        _write_names(named / CLASS_NAMES, classes)
+    if modalities or (named / MODALITY_NAMES).exists():
+        _write_names(named / MODALITY_NAMES, modalities)
     print(f"{written} {'case' if written == 1 else 'cases'} in {options.output}")
     if failed:
         say(f"error: {len(failed)} of {len(sources)} cases failed: {', '.join(failed)}")
     return FAILED if failed else 0
+
+
+def _write_names(file: Path, names: Mapping[str, Any]) -> None:
+    from GSMedSegLib.atomic import atomic_path
+
+    with atomic_path(file) as temporary:
+        text = json.dumps(names, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _targets(source: CaseSource, options: argparse.Namespace) -> list[Path]:

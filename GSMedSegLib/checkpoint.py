@@ -244,6 +244,11 @@ def _state_dict(path: str | os.PathLike[str], loaded: Any) -> dict[str, Tensor]:
     """Find the state dict in what a file held."""
     import torch
 
+    if isinstance(loaded, Mapping) and {"average", "optimiser", "settings"} <= loaded.keys():
+        raise ValueError(
+            f"{path} is for a training run to go on from, not to use; take average.safetensors beside it, or "
+            "weights.safetensors when the run is at its end"
+        )
     inner = loaded
     for _ in range(4):  # deeper nesting is unheard of, and a hostile pickle may hold itself
         if not isinstance(inner, Mapping):

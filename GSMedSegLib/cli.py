@@ -10,6 +10,7 @@ import argparse
 import io
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,13 +161,20 @@ def _segment(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from GSMedSegLib.atomic import check_target
-    from GSMedSegLib.prompt_arguments import add_prompts, check_start
+    from GSMedSegLib.prompt_arguments import MaskFile, add_prompts, check_start
     from GSMedSegLib.prompts import ClickLedger
     from GSMedSegLib.volume_io import check_volume_target, read_volume, write_labelmap, write_volume
 
     check_volume_target(options.output)
     if options.output.exists() and options.image.exists() and options.output.samefile(options.image):
         raise ValueError(f"{options.output} is the image itself; choose another name for the label map")
+    masks = [mask for _, mask in options.prompts or [] if isinstance(mask, MaskFile)]
+    for mask in masks:  # a mask alone in its file may be replaced by what becomes of it
+        if mask.label is not None and mask.path.resolve() == options.output.resolve():
+            raise ValueError(
+                f"{options.output} has the mask to start from, and what it has besides would be lost; choose "
+                "another name for the label map"
+            )
     if options.save_clicks is not None:
         if options.save_clicks.suffix != ".json":
             raise ValueError(f"{options.save_clicks}: clicks are saved as .json; choose this ending")
@@ -185,7 +193,7 @@ def _segment(options: argparse.Namespace) -> int:
         ledger = ClickLedger.load(options.clicks)
         ledger.check_image(volume.shape, volume.ijk_to_ras)
     wanted = add_prompts(ledger, options.prompts or [], volume, options.ras)
-    probability_files = _probability_files(options, len(ledger.objects))
+    probability_files = _probability_files(options, len(ledger.objects), [mask.path for mask in masks])
 
     predictor = load_predictor(options)
     check_start(ledger, wanted, predictor.can_start)
@@ -204,8 +212,8 @@ def _segment(options: argparse.Namespace) -> int:
     return 0
 
 
-def _probability_files(options: argparse.Namespace, objects: int) -> list[Path]:
-    """Where the objects' probabilities go, none of them over the image or the label map."""
+def _probability_files(options: argparse.Namespace, objects: int, masks: Sequence[Path]) -> list[Path]:
+    """Where the objects' probabilities go, none of them over the image, the label map or a mask."""
     from GSMedSegLib.volume_io import WRITE_SUFFIXES
 
     path: Path | None = options.probability
@@ -215,9 +223,9 @@ def _probability_files(options: argparse.Namespace, objects: int) -> list[Path]:
     stem = path.name.removesuffix(suffix)
     numbered = [path.with_name(f"{stem}-{n}{suffix}") for n in range(1, objects + 1)]
     files = [path] if objects == 1 else numbered
-    for file, (other, what) in itertools.product(
-        files, ((options.image, "the image"), (options.output, "the label map"))
-    ):
+    kept = [(options.image, "the image"), (options.output, "the label map")]
+    kept += [(mask, "a mask to start from") for mask in masks]
+    for file, (other, what) in itertools.product(files, kept):
         if file.resolve() == other.resolve():
             raise ValueError(f"{file} is {what}; choose another name for the probabilities")
     return files

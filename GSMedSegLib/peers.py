@@ -243,13 +243,13 @@ def _enlarged(score: NDArray[np.float32], blocks: tuple[int, ...], sizes: list[i
     """Scores of blocks on the voxels, linear between their middles."""
     small = sitk.GetImageFromArray(score)
     small.SetSpacing([float(b) for b in reversed(blocks)])
-    origin = [(1 - b) / 2 for b in reversed(blocks)]
+    first_voxel = [(1 - b) / 2 for b in reversed(blocks)]  # seen from the middle of the first block
     large = sitk.Resample(
         small,
         sizes[::-1],
         sitk.Transform(3, sitk.sitkIdentity),
         sitk.sitkLinear,
-        [-x for x in origin],
+        first_voxel,
         (1.0, 1.0, 1.0),
         small.GetDirection(),
         0.0,

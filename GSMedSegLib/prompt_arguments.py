@@ -99,7 +99,7 @@ def join_negative(arguments: Sequence[str]) -> list[str]:
     """Writes `--fg -10,5,3` as `--fg=-10,5,3`: argparse would take the number for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in PLACES and re.match(r"-[\d.]", argument):
+        if joined and joined[-1] in (*PLACES, "--window") and re.match(r"-[\d.]", argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

@@ -92,6 +92,7 @@ def smoothed(
     Args:
         segment: what is known of the object.
         radius_mm: standard deviation of the Gaussian that the logits are smoothed with; 0 changes nothing.
+            Along each axis at most a quarter of the box counts: more takes long, and means nothing.
         spacing_kji_mm: of the image.
         clicks: on the object.
     """
@@ -99,7 +100,7 @@ def smoothed(
         return segment
     # Logits far from the border would shift it: they count as far as they can be doubted.
     bounded = torch.nan_to_num(segment.logits, nan=-GIVEN).clamp(-GIVEN, GIVEN).numpy()
-    sigma = radius_mm / np.asarray(spacing_kji_mm)
+    sigma = np.minimum(radius_mm / np.asarray(spacing_kji_mm), np.array(segment.logits.shape) / 4)
     logits = torch.from_numpy(ndimage.gaussian_filter(bounded, sigma, mode="nearest", truncate=3.0))
     for click in clicks:
         at = tuple(x - s.start for x, s in zip(click.kji, segment.box))

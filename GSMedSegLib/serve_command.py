@@ -11,6 +11,7 @@ from typing import Any
 
 from GSMedSegLib.console import FAILED, command, port, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
+from GSMedSegLib.text_files import read_text
 
 
 def add_serve(commands: Any) -> None:
@@ -115,7 +116,7 @@ def _token(options: argparse.Namespace) -> str:
         OSError: the file cannot be read.
     """
     if options.token_file is not None:
-        token: str = options.token_file.read_text(encoding="utf-8").strip()
+        token: str = read_text(options.token_file).strip()
         source = str(options.token_file)
     else:
         token = os.environ.get("GSMEDSEG_TOKEN", "").strip()

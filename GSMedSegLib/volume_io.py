@@ -245,15 +245,19 @@ def _segment_fields(names: Sequence[str], shape: tuple[int, ...]) -> dict[str, s
     return fields
 
 
-def _read_file(path: Path) -> sitk.Image:
+def _read_file(path: Path, folder: Path | None = None) -> sitk.Image:
+    """A volume from one file, which may be all that there is of a series in a folder."""
     with no_itk_warnings():
         reader = _read_header(path)
         if reader.GetDimension() != 3:
-            raise ValueError(
-                f"{path}: the image must be 3D, got {reader.GetDimension()}D; give one volume of it"
+            what = (
+                "save it as a volume of one slice" if reader.GetDimension() < 3 else "give one volume of it"
             )
+            raise ValueError(f"{path}: the image must be 3D, got {reader.GetDimension()}D; {what}")
         _check_scalar(reader, path)
         if reader.GetImageIO() == "GDCMImageIO" and reader.GetSize()[2] == 1:
+            if folder is not None:
+                raise ValueError(f"{folder}: its series has a single slice, {path.name}; add the others")
             raise ValueError(f"{path}: this is a single DICOM slice; give the folder of its series")
         if reader.GetImageIO() == "NiftiImageIO":
             check_voxels(reader, path)
@@ -272,7 +276,7 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
     with no_itk_warnings():
         files = choose_series(folder, series).files
         if len(files) == 1:
-            return _read_file(files[0])
+            return _read_file(Path(files[0]), folder)
         reader.SetFileNames([os.fspath(file) for file in files])
         reader.MetaDataDictionaryArrayUpdateOn()
         try:

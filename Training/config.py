@@ -15,6 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from GSMedSegLib.text_files import read_text
+
 CLICK_KINDS = ("centre", "edge_centre", "uniform", "scribble", "box")
 SOURCE_KINDS = ("cases", "maps", "scenes")
 CROPS = ("views", "voxels")
@@ -277,7 +279,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ValueError: naming an unknown key, a value of the wrong type or range, or a missing file.
     """
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise ValueError(
             f"expected a configuration file; {path} does not exist; see Training/configs"

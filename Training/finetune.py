@@ -67,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"Training.finetune: error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"Training.finetune: error: not enough memory ({error}); lower cache_gb", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         what_next = "the same command goes on from the last checkpoint"
         print(f"Training.finetune: broken off; {what_next}", file=sys.stderr)
@@ -179,10 +182,16 @@ def check_run(state: State, data: Data, steps: int, changed: Sequence[str], conf
         config: of the run.
 
     Raises:
-        ValueError: it is at its end with other data, beyond it, or was trained on patients that are to
-            validate it.
+        ValueError: it is at its end with other data, beyond it, started from other weights, was validated
+            in another way, or was trained on patients that are to validate it.
     """
-    other = [line for line in changed if line.startswith(("data: ", "init: "))]
+    origin = [line for line in changed if line.startswith("init: ")]
+    if state.step and origin:
+        raise ValueError(
+            f"the run in {config.output} started from other weights ({origin[0][:200]}); leave init as it "
+            "was, or give another output"
+        )
+    other = [line for line in changed if line.startswith("data: ")]
     if state.step > steps or (state.step == steps and other):
         why = (
             f" with other data ({other[0][:200]})"
@@ -191,6 +200,16 @@ def check_run(state: State, data: Data, steps: int, changed: Sequence[str], conf
         )
         raise ValueError(
             f"the run in {config.output} is after step {state.step}{why}; give more epochs, or another output"
+        )
+    validated = {name for curve in state.curves.values() for name in curve["cases"]}
+    played = [
+        line for line in changed if line.startswith(("validation.strategy: ", "validation.limit_objects: "))
+    ]
+    if validated and data.validation and (played or validated != {case.name for case in data.validation}):
+        raise ValueError(
+            f"the run in {config.output} was validated "
+            + (f"in another way ({played[0]})" if played else f"with other cases ({len(validated)} of them)")
+            + "; scores could not be compared: leave validation as it was, or give another output"
         )
     leaked = sorted(_patients(data.validation, config) & state.seen)
     if leaked and not config.validation.path:  # `find_data` compares cases that are given apart

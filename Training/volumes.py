@@ -20,6 +20,9 @@ from GSMedSegLib.volume_io import read_labelmap
 MIN_VOXELS = 24
 """An object with fewer voxels in a view is not asked for."""
 
+LARGEST_LABEL = 65535
+"""Tables of labels have so many rows at most."""
+
 FITTING, FILLING = (0.1, 1.1), (1.1, 2.0)
 """How large the wanted object is, as a share of its view's side. A first click is looked at in several zooms:
 in each the network must find the same object, be it small, or larger than the view."""
@@ -51,7 +54,7 @@ class LabelledVolume:
     """A label map, with or without its image, and the pieces it is made of.
 
     Args:
-        labels: (K, J, I) integers.
+        labels: (K, J, I) integers; of those beyond `LARGEST_LABEL` the numbers change.
         spacing_mm: (k, j, i).
         image: (K, J, I), or None for a label map to paint. It is scaled: the 1st and 99th percentile become 0
             and 1.
@@ -65,14 +68,14 @@ class LabelledVolume:
         image: NDArray[np.generic] | None,
         clip: bool = False,
     ) -> None:
-        self.labels = labels
+        self.labels = _small_numbers(labels)
         self.spacing_mm = np.asarray(spacing_mm) / min(spacing_mm)
         self.image: Pyramid | None = None
         if image is not None:
             low, high = percentile_limits(image)
             scaled = scale(image, (low, high)) if clip else (image.astype(np.float32) - low) / (high - low)
             self.image = Pyramid(torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32)))
-        self.pieces = list(_pieces(labels))
+        self.pieces = list(_pieces(self.labels))
 
     @property
     def nbytes(self) -> int:
@@ -128,6 +131,18 @@ class LabelledVolume:
         ]
         cut = self.labels[np.ix_(*index)].astype(np.int32)
         return np.where(outside_mask(view, self.labels.shape).numpy(), 0, cut)
+
+
+def _small_numbers(labels: LabelArray) -> LabelArray:
+    """Labels beyond `LARGEST_LABEL`, as instances under a microscope have them, get numbers that are free."""
+    if labels.max(initial=0) <= LARGEST_LABEL:
+        return labels
+    values, index = np.unique(labels, return_inverse=True)
+    small = values[values <= LARGEST_LABEL]
+    free = np.setdiff1d(np.arange(1, LARGEST_LABEL + len(values)), small)
+    numbers = np.concatenate([small, free[: len(values) - len(small)]])
+    smaller: LabelArray = numbers[index].reshape(labels.shape).astype(np.min_scalar_type(int(numbers.max())))
+    return smaller
 
 
 def _pieces(labels: LabelArray) -> Iterator[Piece]:

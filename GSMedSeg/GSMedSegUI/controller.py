@@ -90,6 +90,7 @@ class Controller:
             ValueError: a volume that cannot be segmented, or clicks in the scene that do not fit it.
         """
         self.interaction = None
+        self._forget_interactions(deleted_only=True)
         if volume is None or segmentation is None:
             return
         if self._background is None:
@@ -103,7 +104,7 @@ class Controller:
             known.close()
             known = None
         if known is None:
-            known = Interaction(volume, segmentation, self._background, self._editor())
+            known = Interaction(volume, segmentation, self._background, self._editor)
         self._interactions[key] = known
         self.interaction = known
         self.set_options(*self._options)
@@ -229,12 +230,14 @@ class Controller:
         """End the engine, if it is this program's own."""
         self.drop_engine()
 
-    def _forget_interactions(self) -> None:
-        """Drops what is waited for, and the images."""
-        for interaction in self._interactions.values():
-            interaction.cancel()
-            interaction.close()
-        self._interactions.clear()
+    def _forget_interactions(self, deleted_only: bool = False) -> None:
+        """Drops what is waited for, and the images; of all, or where volume or segmentation were deleted."""
+        for key, interaction in list(self._interactions.items()):
+            nodes = (interaction.volume, interaction.segmentation)
+            if not deleted_only or any(node.GetScene() is None for node in nodes):
+                interaction.cancel()
+                interaction.close()
+                del self._interactions[key]
 
     def _selected(self) -> Interaction:
         if self.interaction is None:

@@ -43,6 +43,8 @@ class EnginePanel:
         self._lines = 0
         self._voxels = 0
         self._load_settings()
+        self._used = self._settings()
+        """What the engine there is was made from."""
         ui.serverRadio.connect("toggled(bool)", self._changed)
         for name in ("urlEdit", "tokenEdit", "caFileEdit", "weightsEdit"):
             getattr(ui, name).connect("editingFinished()", self._changed)
@@ -124,6 +126,7 @@ class EnginePanel:
 
     def _make_source(self) -> EngineSource:
         ui = self._ui
+        self._used = self._settings()
         if ui.serverRadio.checked:
             return ServerEngine(
                 ui.urlEdit.text, ui.tokenEdit.text.strip(), ui.caFileEdit.text.strip() or None
@@ -139,7 +142,9 @@ class EnginePanel:
 
     def _changed(self, *_arguments: Any) -> None:
         self._save_settings()
-        self._drop()
+        if self._settings() != self._used:  # a field is also left without a change
+            self._used = self._settings()
+            self._drop()
         self.show_need(self._voxels)
         self._show()
 
@@ -204,15 +209,19 @@ class EnginePanel:
         self._ui.deviceComboBox.currentText = values["device"] or "auto"
         self._ui.weightsEdit.text = values["weights"] or "compact"
 
-    def _save_settings(self) -> None:
-        """All but the token: it is kept for as long as Slicer runs."""
-        settings = qt.QSettings()
-        values = {
+    def _settings(self) -> dict[str, str]:
+        """What the widgets say about the engine."""
+        return {
             "server": "true" if self._ui.serverRadio.checked else "false",
             "url": self._ui.urlEdit.text,
+            "token": self._ui.tokenEdit.text,
             "caFile": self._ui.caFileEdit.text,
             "device": self._ui.deviceComboBox.currentText,
             "weights": self._ui.weightsEdit.text,
         }
-        for key, value in values.items():
-            settings.setValue(f"GSMedSeg/{key}", value)
+
+    def _save_settings(self) -> None:
+        """All but the token: it is kept for as long as Slicer runs."""
+        settings, values = qt.QSettings(), self._settings()
+        for key in KEYS:
+            settings.setValue(f"GSMedSeg/{key}", values[key])

@@ -54,6 +54,8 @@ class Panel:
         self._parameters: Any = None
         self._gui_tag: Any = None
         self._observed: list[tuple[Any, int]] = []
+        self._drawn: tuple[Any, str, Any] | None = None
+        """The box in the views: interaction, segment and box that it stands for."""
         self.engine = EnginePanel(self.ui, controller)
         for name, icon in ICONS.items():
             getattr(self.ui, name).icon = qt.QIcon(resource_path(f"Icons/{icon}.png"))
@@ -74,10 +76,11 @@ class Panel:
         self.scene_changed()
 
     def leave(self) -> None:
-        """The panel is hidden: placing ends, and the keys are free again."""
+        """The panel is hidden: placing ends, the box goes, and the keys are free again."""
         self._shortcuts.remove()
         if self._placement is not None:
             self._placement.stop()
+            self._placement.hide_box()
 
     def close(self) -> None:
         """The panel is gone for good."""
@@ -91,6 +94,7 @@ class Panel:
     def scene_closing(self) -> None:
         """All nodes are about to go."""
         self._timer.stop()
+        self._drawn = None
         self.controller.forget_scene()
         self._observe_parameters(None)
         if self._placement is not None:
@@ -207,13 +211,23 @@ class Panel:
         return True
 
     def _boxed(self, corners_ras: np.ndarray) -> None:
+        self._drawn = None
         try:
             if self._ready():
                 self.controller.box(corners_ras)
+                self._drawn = self._box()
         except (ValueError, RuntimeError) as error:
             self._say(str(error))
         self._timer.start()
         self._show()
+
+    def _box(self) -> tuple[Any, str, Any] | None:
+        """The box of the chosen segment, with whose it is; None when there is none."""
+        interaction, segment_id = self.controller.interaction, self.controller.segment_id
+        if interaction is None or segment_id not in interaction.ledger.objects:
+            return None
+        box = interaction.ledger.box(segment_id)
+        return None if box is None else (interaction, segment_id, box)
 
     def _segment_chosen(self, *_arguments: Any) -> None:
         chosen = self.ui.segmentsTable.selectedSegmentIDs()
@@ -324,6 +338,9 @@ class Panel:
             ui.lockButton.checked = is_locked(segmentation, controller.segment_id)
         elif not controller.segment_id:
             self._placement.show([])
+        if self._placement.active != "box" and (self._drawn is None or self._drawn != self._box()):
+            self._placement.hide_box()
+            self._drawn = None
         for name, role in PLACED.items():
             getattr(ui, name).checked = self._placement.active == role
         self._show_state()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,26 @@ class Interaction:
     """The clicks on one volume for the segments of one segmentation, kept in the scene.
 
     A segment that was painted, or edited since its last click, is where the next click starts from; undo goes
-    back to it. Masks arrive by `update`, which a timer calls.
+    back to it. Masks arrive by `update`, which a timer calls. Segments that give way to another one lose what
+    its mask covers now, and get back what an earlier one took.
 
     Args:
         volume: a scalar volume node.
         segmentation: a segmentation node.
         background: asks the engine.
-        editor: a segment editor node whose masking is respected, or None.
+        editor: gives the segment editor node whose masking is respected, or None; asked for every mask.
 
     Raises:
         ValueError: a volume that cannot be segmented, or clicks in the scene that belong to another grid.
     """
 
-    def __init__(self, volume: Any, segmentation: Any, background: Background, editor: Any = None) -> None:
+    def __init__(
+        self,
+        volume: Any,
+        segmentation: Any,
+        background: Background,
+        editor: Callable[[], Any] = lambda: None,
+    ) -> None:
         self._image = image_of(volume)
         self.volume, self.segmentation = volume, segmentation
         self._background, self._editor = background, editor
@@ -65,6 +72,7 @@ class Interaction:
         self._applied: dict[str, ObjectPrompts] = {}
         self._waiting: set[str] = set()
         self._untouched: dict[str, tuple[str, int] | None] = {}
+        self._taken: dict[str, dict[str, Cropped]] = {}
         fit_to_volume(segmentation, volume)
 
     @property
@@ -128,16 +136,18 @@ class Interaction:
     def undo(self) -> str | None:
         """Take back the last step; the segment it was on, or None when there is none.
 
-        A step is a click, a box, a clearing, or what was done to the segment by other means since.
+        A step is a click, a box, a clearing, or what was done to the segment by other means since. Those on
+        segments that are gone are passed over.
 
         Raises:
             ValueError: the segment is locked.
         """
-        name = self._ledger.last_object()
-        if name is None or not self.can_undo:
+        if not self.can_undo:
             return None
-        if self._exists(name):
-            self._begin(name)
+        self._pass_gone(self._ledger.undo, self._ledger.last_object)
+        name = self._ledger.last_object()
+        assert name is not None
+        self._begin(name)
         self._ledger.undo()
         self._store()
         self._follow(name)
@@ -149,11 +159,12 @@ class Interaction:
         Raises:
             ValueError: the segment is locked.
         """
-        name = self._ledger.next_object()
-        if name is None:
+        if not self.can_redo:
             return None
-        if self._exists(name):
-            self._begin(name)  # a segment that was edited since has nothing to bring back
+        self._pass_gone(self._ledger.redo, self._ledger.next_object)
+        name = self._ledger.next_object()
+        assert name is not None
+        self._begin(name)  # a segment that was edited since has nothing to bring back
         if not self._ledger.redo():
             return None
         self._store()
@@ -176,13 +187,31 @@ class Interaction:
     @property
     def can_undo(self) -> bool:
         """Whether there is something to take back; not the mask that a segment began with."""
-        name = self._ledger.last_object()
-        return name is not None and not self._just_begun(name)
+        ledger = self._ledger
+        passed = self._pass_gone(ledger.undo, ledger.last_object)
+        name = ledger.last_object()
+        possible = name is not None and not self._just_begun(name)
+        for _ in range(passed):
+            ledger.redo()
+        return possible
 
     @property
     def can_redo(self) -> bool:
         """Whether there is something to bring back."""
-        return self._ledger.can_redo
+        ledger = self._ledger
+        passed = self._pass_gone(ledger.redo, ledger.next_object)
+        possible = ledger.next_object() is not None
+        for _ in range(passed):
+            ledger.undo()
+        return possible
+
+    def _pass_gone(self, step: Callable[[], bool], name: Callable[[], str | None]) -> int:
+        """Takes the steps, back or forth, up to the next one on a segment that exists; how many it took."""
+        passed = 0
+        while (segment_id := name()) is not None and not self._exists(segment_id):
+            step()
+            passed += 1
+        return passed
 
     def _follow(self, segment_id: str) -> None:
         """Bring a segment to what its prompts say; without clicks, what it started from, or nothing."""
@@ -342,7 +371,8 @@ class Interaction:
         return self._ledger.prompts(segment_id) if segment_id in self._ledger.objects else ObjectPrompts()
 
     def _store(self) -> None:
-        if self.segmentation.GetScene() is not None:  # else it was deleted, and its clicks with it
+        # One that was deleted has no clicks any more.
+        if self.segmentation.GetScene() is not None and self.volume.GetScene() is not None:
             store_ledger(self._ledger, self.segmentation, self.volume)
 
     def _begin(self, segment_id: str) -> None:
@@ -400,7 +430,17 @@ class Interaction:
         return _digest(crop(np.zeros(shape_of(self.volume), bool)))
 
     def _apply(self, segment_id: str, prompts: ObjectPrompts, mask: Cropped) -> None:
-        written = write_mask(self.segmentation, segment_id, self.volume, mask, self.overwrite, self._editor)
+        written = write_mask(
+            self.segmentation,
+            segment_id,
+            self.volume,
+            mask,
+            self.overwrite,
+            self._editor(),
+            self._taken.setdefault(segment_id, {}),
+        )
+        for taken in self._taken.values():  # the segment has what its own clicks say; nothing is owed to it
+            taken.pop(segment_id, None)
         self._shows(segment_id, written, prompts)
 
     def _shows(self, segment_id: str, mask: Cropped, prompts: ObjectPrompts | None = None) -> None:

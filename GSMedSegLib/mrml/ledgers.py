@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,14 +48,21 @@ def store_ledger(ledger: ClickLedger, segmentation: Any, volume: Any) -> None:
 
 
 def named_ledger(ledger: ClickLedger, segmentation: Any) -> ClickLedger:
-    """The same clicks with objects named as their segments are, for `gsmedseg segment --clicks`."""
+    """The clicks on the segments there are, in their order and named as they are, for `segment --clicks`."""
     segments = segmentation.GetSegmentation()
     names: dict[str, str] = {}
-    for segment_id in ledger.objects:
-        segment = segments.GetSegment(segment_id)
-        name = segment_id if segment is None else segment.GetName().strip() or segment_id
-        names[segment_id] = name if name not in names.values() else f"{name} ({segment_id})"
-    return ledger.renamed(names)
+    for segment_id in segments.GetSegmentIDs():
+        if segment_id in ledger.objects:
+            name = segments.GetSegment(segment_id).GetName().strip() or segment_id
+            names[segment_id] = name if name not in names.values() else f"{name} ({segment_id})"
+    return _only(ledger, list(names)).renamed(names)
+
+
+def _only(ledger: ClickLedger, objects: list[str]) -> ClickLedger:
+    """A copy with some of the objects, in the order given."""
+    data = json.loads(ledger.to_json())
+    events = [event for event in data["events"] if event["object"] in (None, *objects)]
+    return ClickLedger.from_json(json.dumps({**data, "objects": objects, "events": events}))
 
 
 def add_objects(ledger: ClickLedger, segment_ids: Iterable[str]) -> None:

@@ -31,7 +31,8 @@ class Placement:
         scene: that they live in.
         on_click: called with the point's world coordinates (mm) and whether it is foreground, when one was
             placed; False takes the point away again.
-        on_box: called with the (8, 3) corners of a box in world coordinates (mm), when one was drawn.
+        on_box: called with the (8, 3) corners of a box in world coordinates (mm), when one was drawn,
+            or moved or resized by its handles.
         on_change: called when placing began or ended.
     """
 
@@ -47,6 +48,7 @@ class Placement:
         self._nodes: dict[str, Any] = {}
         self._observed: list[tuple[Any, int]] = []
         self._quiet = False
+        self._told_bounds: list[float] = []
         self._interaction = scene.GetFirstNodeByClass("vtkMRMLInteractionNode")
         self._selection = scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
         self._observe(self._interaction, self._interaction.InteractionModeChangedEvent, self._mode_changed)
@@ -71,6 +73,7 @@ class Placement:
         """
         node = self._node(role)
         if role == "box":
+            self._told_bounds = []
             node.RemoveAllControlPoints()
             node.GetDisplayNode().SetVisibility(True)
         self._selection.SetReferenceActivePlaceNodeClassName(node.GetClassName())
@@ -98,10 +101,11 @@ class Placement:
 
     def hide_box(self) -> None:
         """Take the box out of the views."""
-        if "box" in self._nodes:
+        node = self._nodes.get("box")
+        if node is not None and node.GetScene() is self._scene and node.GetDisplayNode().GetVisibility():
             self._quiet = True
-            self._nodes["box"].RemoveAllControlPoints()
-            self._nodes["box"].GetDisplayNode().SetVisibility(False)
+            node.RemoveAllControlPoints()
+            node.GetDisplayNode().SetVisibility(False)
             self._quiet = False
 
     def close(self) -> None:
@@ -135,11 +139,14 @@ class Placement:
         display.SetPropertiesLabelVisibility(False)
         if role == "box":
             display.SetFillOpacity(0.1)
+            display.SetRotationHandleVisibility(False)  # boxes are along the axes
         else:
             display.SetGlyphScale(GLYPH_PERCENT * (1.6 if role == "hint" else 1.0))
             display.SetGlyphTypeFromString("StarBurst2D" if role == "hint" else "Sphere3D")
         self._nodes[role] = node
         self._observe(node, node.PointPositionDefinedEvent, lambda *_: self._placed(role))
+        if role == "box":
+            self._observe(node, node.PointEndInteractionEvent, lambda *_: self._placed(role))
         return node
 
     def _observe(self, node: Any, event: int, callback: Callable[..., None]) -> None:
@@ -174,6 +181,9 @@ class Placement:
             return
         bounds = [0.0] * 6
         node.GetRASBounds(bounds)
+        if bounds == self._told_bounds:  # a handle was clicked on, not dragged
+            return
+        self._told_bounds = bounds
         low, high = np.array(bounds[0::2]), np.array(bounds[1::2])
         corners = np.array([np.where([c >> a & 1 for a in range(3)], high, low) for c in range(8)])
         if (high > low).any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -100,6 +100,7 @@ def write_mask(
     mask: Cropped,
     overwrite: Overwrite = Overwrite.NOTHING,
     editor: Any = None,
+    taken: dict[str, Cropped] | None = None,
 ) -> Cropped:
     """Puts a mask into a segment, in place of what was in it.
 
@@ -109,8 +110,10 @@ def write_mask(
         volume: the volume node that the mask belongs to.
         mask: bool, on the volume's voxels.
         overwrite: what becomes of other segments.
-        editor: a segment editor node whose masking (editable area, intensity range) is respected; outside the
-            area the segment stays as it is.
+        editor: a segment editor node whose masking (editable area, intensity range) is respected when it is
+            about this segmentation; outside the area the segment stays as it is.
+        taken: what earlier masks of the segment took from others, by segment ID; they get back what this one
+            does not cover, and it is brought up to date.
 
     Returns:
         what the segment has now.
@@ -123,6 +126,8 @@ def write_mask(
     if tuple(mask.shape) != shape_of(volume):
         raise ValueError(f"the volume has shape {shape_of(volume)}, the mask has {tuple(mask.shape)}")
     fit_to_volume(segmentation, volume)
+    taken = {} if taken is None else taken
+    owed = _owed(segmentation, segment_id, volume, taken)
     kept = _protected(segmentation, segment_id, overwrite)
     box = mask.box
     array = mask.array
@@ -133,24 +138,46 @@ def write_mask(
     if editor is not None and _restricts(editor, segmentation):
         before = read_mask(segmentation, segment_id, volume)
         box = _union(box, before.box)
-        allowed = _editable(segmentation, segment_id, volume, editor, box)
+        allowed = _editable(segmentation, segment_id, volume, editor, box, owed)
         old, new = _in_box(before, box), _in_box(Cropped(mask.shape, mask.start_kji, array), box)
         array = np.where(allowed, new, old)
     written = crop(array, mask.shape, _corner(box))
     if overwrite is Overwrite.OTHERS:
         for other in _others(segmentation, segment_id):
             if not is_locked(segmentation, other):
-                _take_from(segmentation, other, volume, written)
+                lost = _take_from(segmentation, other, volume, written)
+                if lost.array.size:
+                    taken[other] = _plus(taken[other], lost) if other in taken else lost
     _write(segmentation, segment_id, volume, written)
+    for other, mine in owed.items():
+        back = _minus(mine, written)
+        if back.array.size:
+            _write(segmentation, other, volume, _plus(read_mask(segmentation, other, volume), back))
+            taken[other] = _minus(taken[other], back)
     return written
 
 
-def _take_from(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> None:
-    """Takes a mask's voxels from a segment."""
-    if mask.array.size and (_read(segmentation, segment_id, volume, mask.box) & mask.array).any():
-        before = read_mask(segmentation, segment_id, volume)
-        left = before.array & ~_in_box(mask, before.box)
-        _write(segmentation, segment_id, volume, crop(left, before.shape, before.start_kji))
+def _owed(
+    segmentation: Any, segment_id: str, volume: Any, taken: Mapping[str, Cropped]
+) -> dict[str, Cropped]:
+    """What others can have back of what a segment took: they are there, not locked, and nobody has it now."""
+    others = _others(segmentation, segment_id)
+    owed = {}
+    for other, mask in taken.items():
+        if other in others and not is_locked(segmentation, other):
+            free = mask.array.copy()
+            for name in others:
+                free &= ~_read(segmentation, name, volume, mask.box)
+            owed[other] = crop(free, mask.shape, mask.start_kji)
+    return owed
+
+
+def _take_from(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> Cropped:
+    """Takes a mask's voxels from a segment; those that it had."""
+    lost = _read(segmentation, segment_id, volume, mask.box) & mask.array
+    if lost.any():
+        _write(segmentation, segment_id, volume, _minus(read_mask(segmentation, segment_id, volume), mask))
+    return crop(lost, mask.shape, mask.start_kji)
 
 
 def _write(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> None:
@@ -214,22 +241,26 @@ def _move(image: Any, source: Any, target: Any) -> None:
 def _protected(segmentation: Any, segment_id: str, overwrite: Overwrite) -> list[str]:
     others = _others(segmentation, segment_id)
     if overwrite is Overwrite.NOTHING:
-        return list(others)
+        return others
     return [other for other in others if is_locked(segmentation, other)]
 
 
-def _others(segmentation: Any, segment_id: str) -> Iterable[str]:
+def _others(segmentation: Any, segment_id: str) -> list[str]:
     return [name for name in segmentation.GetSegmentation().GetSegmentIDs() if name != segment_id]
 
 
 def _restricts(editor: Any, segmentation: Any) -> bool:
-    """Whether a segment editor node's masking is switched on."""
+    """Whether a segment editor node's masking is switched on, for this segmentation."""
+    if editor.GetSegmentationNode() is not segmentation:
+        return False
     by_area = editor.GetMaskMode() != segmentation.EditAllowedEverywhere
     return bool(by_area or editor.GetSourceVolumeIntensityMask())
 
 
-def _editable(segmentation: Any, segment_id: str, volume: Any, editor: Any, box: Box3) -> NDArray[np.bool_]:
-    """Where a segment editor node lets segments be changed."""
+def _editable(
+    segmentation: Any, segment_id: str, volume: Any, editor: Any, box: Box3, owed: Mapping[str, Cropped]
+) -> NDArray[np.bool_]:
+    """Where a segment editor node lets segments be changed; what is owed to a segment is inside of it."""
     shape = tuple(s.stop - s.start for s in box)
     allowed = np.ones(shape, bool)
     ids = list(segmentation.GetSegmentation().GetSegmentIDs())
@@ -248,6 +279,8 @@ def _editable(segmentation: Any, segment_id: str, volume: Any, editor: Any, box:
         union = np.zeros(shape, bool)
         for name in names:
             union |= _read(segmentation, name, volume, box)
+            if inside and name in owed:
+                union |= _in_box(owed[name], box)
         allowed = union if inside else ~union
     if editor.GetSourceVolumeIntensityMask():
         low, high = editor.GetSourceVolumeIntensityMaskRange()
@@ -274,6 +307,17 @@ def _union(box: Box3, other: Box3) -> Box3:
         return other
     k, j, i = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, other))
     return k, j, i
+
+
+def _plus(mask: Cropped, other: Cropped) -> Cropped:
+    """The voxels of either mask."""
+    box = _union(mask.box, other.box)
+    return crop(_in_box(mask, box) | _in_box(other, box), mask.shape, _corner(box))
+
+
+def _minus(mask: Cropped, other: Cropped) -> Cropped:
+    """The voxels of a mask without those of another."""
+    return crop(mask.array & ~_in_box(other, mask.box), mask.shape, mask.start_kji)
 
 
 def _in_box(mask: Cropped, box: Box3) -> NDArray[np.bool_]:

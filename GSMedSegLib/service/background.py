@@ -136,6 +136,9 @@ class Background:
             self._waiting.clear()
             if self._now is not None:
                 self._drop(self._now.tag)
+                remote = self._images.get(self._now.image)
+                if remote is not None and not remote.sent:
+                    threading.Thread(target=remote.close, daemon=True).start()
             self._lock.notify_all()
 
     def _drop(self, tag: Hashable) -> None:
@@ -145,7 +148,7 @@ class Background:
         if self._now is not None and self._now.tag == tag and id(self._now) not in self._dropped:
             self._dropped.add(id(self._now))
             remote = self._images.get(self._now.image)
-            if remote is not None:
+            if remote is not None and remote.sent:  # an image on its way is for the next question, too
                 self._cancelling = threading.Thread(target=remote.cancel, daemon=True)
                 self._cancelling.start()
 
@@ -172,9 +175,10 @@ class Background:
     def _answer(self, asked: _Asked) -> Told:
         def progress(doing: str, done: int, total: int) -> None:
             with self._lock:
-                if id(asked) in self._dropped:
+                if doing == "clicks" and id(asked) in self._dropped:
                     raise Cancelled("the click was cancelled; the mask before it stays")
-                self._told.append(Told(asked.tag, asked.question, doing=doing, done=done, total=total))
+                if id(asked) not in self._dropped:
+                    self._told.append(Told(asked.tag, asked.question, doing=doing, done=done, total=total))
                 self._lock.notify_all()
 
         try:

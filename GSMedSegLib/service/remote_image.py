@@ -51,6 +51,7 @@ class RemoteImage:
         self._client: EngineClient | None = None
         self._session: str | None = None
         self._cancelled = threading.Event()
+        self._closed = threading.Event()
 
     @property
     def sent(self) -> bool:
@@ -80,6 +81,7 @@ class RemoteImage:
         told = progress or _silent
 
         def ask(client: EngineClient, session: str) -> Answer:
+            told("clicks", 0, 1)  # may raise: the question may have been dropped while the image was sent
             return client.segment(
                 session, question, self._image.shape, lambda done, total: told("clicks", done, total)
             )
@@ -101,7 +103,8 @@ class RemoteImage:
                 self._leave(client, session)
 
     def close(self) -> None:
-        """Let the engine forget the image."""
+        """Let the engine forget the image, for good; one that is being sent is sent no further."""
+        self._closed.set()
         if self._client is not None and self._session is not None:
             self._client.close_session(self._session)
         self._session = None
@@ -139,6 +142,9 @@ class RemoteImage:
             told("image", done, total)
 
         self._session = session = client.open(self._image, self._ijk_to_ras, report)
+        if self._closed.is_set():
+            self.close()
+            self._check()
         return client, session
 
     def _leave(self, client: EngineClient, session: str) -> None:
@@ -147,7 +153,7 @@ class RemoteImage:
             self._session = None
 
     def _check(self) -> None:
-        if self._cancelled.is_set():
+        if self._cancelled.is_set() or self._closed.is_set():
             raise Cancelled("the click was cancelled; the mask before it stays")
 
 

@@ -214,6 +214,78 @@ def test_class_names_that_are_none(text: str, tmp_path: Path) -> None:
         find_sources(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", '{"x_a": 1}', "{"])
+def test_modalities_that_are_none(text: str, tmp_path: Path) -> None:
+    write_case(tmp_path / "x_a.npz", Case("x", (LABELS * 20).astype(np.uint8), (1, 1, 1), LABELS))
+    (tmp_path / "modalities.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"modalities\.json: (not valid JSON|expected)"):
+        find_sources(tmp_path)
+
+
+def test_links_lead_to_cases(tmp_path: Path) -> None:
+    """To folders elsewhere, but not round and round; a case whose file is away fails when it is read."""
+    write_pair(tmp_path / "archive" / "p1")
+    (tmp_path / "data").mkdir()
+    try:
+        (tmp_path / "data" / "a").symlink_to(tmp_path / "archive" / "p1", target_is_directory=True)
+        (tmp_path / "data" / "b").symlink_to(tmp_path / "data", target_is_directory=True)
+        (tmp_path / "data" / "CT_c.npz").symlink_to(tmp_path / "away.npz")
+    except OSError:
+        pytest.skip("this user of Windows may not make links")
+    assert [source.nbytes for source in find_sources(tmp_path / "data")] == [0]
+    with pytest.raises(FileNotFoundError):
+        find_sources(tmp_path / "data")[0].load()
+    (tmp_path / "data" / "CT_c.npz").unlink()
+    (source,) = find_sources(tmp_path / "data")
+    assert source.name == "a"
+    np.testing.assert_array_equal(source.load().case.truth, LABELS)
+
+
+def test_two_files_for_one_volume(tmp_path: Path) -> None:
+    """The corrected one beside the old one: nobody knows which is meant."""
+    write_pair(tmp_path / "a" / "case")
+    write(tmp_path / "a" / "case" / "label.nrrd", LABELS)
+    with pytest.raises(ValueError, match=r"label\.nii\.gz and label\.nrrd are the same volume"):
+        find_sources(tmp_path / "a")
+    for name in ("images/x.mha", "images/x_0000.nii.gz", "labels/x.mha"):
+        write(tmp_path / "b" / name, LABELS)
+    with pytest.raises(ValueError, match=r"x\.mha and x_0000\.nii\.gz are the same volume"):
+        find_sources(tmp_path / "b")
+
+
+def test_names_in_capitals(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "x.nii.gz", IMAGE)
+    write(tmp_path / "labels" / "x.nii.gz", LABELS)
+    (tmp_path / "images" / "x.nii.gz").rename(tmp_path / "images" / "x.NII.GZ")
+    assert [source.name for source in find_sources(tmp_path)] == ["x"]
+
+
+def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pair(tmp_path / "p1")
+    monkeypatch.chdir(tmp_path / "p1")
+    assert [source.name for source in find_sources(Path())] == ["p1"]
+
+
+def test_boxes_of_other_classes(tmp_path: Path) -> None:
+    """Which box is whose cannot be told."""
+    case = with_boxes(Case("CT_a", (LABELS * 20).astype(np.uint8), (1, 1, 1), LABELS))
+    assert case.boxes is not None
+    write_case(tmp_path / "CT_a.npz", replace(case, boxes=case.boxes[:1]))
+    with pytest.raises(ValueError, match=r"CT_a\.npz: 1 boxes for 2 classes"):
+        find_sources(tmp_path)[0].load()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_that_other_programs_wrote(tmp_path: Path, encoding: str) -> None:
+    write_pair(tmp_path / "Lunge_größer")
+    (tmp_path / "list.txt").write_text("Lunge_größer\n", encoding=encoding)
+    if encoding == "utf-16":
+        with pytest.raises(ValueError, match=r"list\.txt is not text in UTF-8; save it with this encoding"):
+            find_sources(tmp_path / "list.txt")
+    else:
+        assert [source.name for source in find_sources(tmp_path / "list.txt")] == ["Lunge_größer"]
+
+
 def test_names_are_unlike(tmp_path: Path) -> None:
     write_pair(tmp_path / "a" / "b_c")
     write_pair(tmp_path / "a_b" / "c")

@@ -222,6 +222,14 @@ def test_files_without_a_state_dict_are_refused(content: Any, message: str, tmp_
         read_checkpoint(tmp_path / "w.pt")
 
 
+def test_what_a_training_goes_on_from_is_no_weights(tmp_path: Path) -> None:
+    """It has no average and no metadata at the place where weights have them: masks would be wrong."""
+    model = {"a": torch.ones(2)}
+    torch.save({"model": model, "average": model, "optimiser": {}, "settings": {}}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt is for a training run .* take average\.safetensors"):
+        read_checkpoint(tmp_path / "last.pt")
+
+
 def test_a_dictionary_that_holds_itself_is_refused(tmp_path: Path) -> None:
     """Looking for the state dict ends."""
     content: dict[str, Any] = {"epoch": 1}

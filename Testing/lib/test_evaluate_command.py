@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from GSMedSegLib.case_source import find_sources
+from GSMedSegLib.case_source import find_sources, modality_in
 from GSMedSegLib.cli import main
 from GSMedSegLib.npz import read_case, read_labels
 
@@ -38,7 +38,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for kind, array in (("image", image.astype(np.int16)), ("label", labels)):
             sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / name / f"{kind}.nii.gz"))
-        about = {"modality": name.split("_")[0], "labels": {"2": "near", "7": "far"}}
+        about = {"modality": modality_in(name), "labels": {"2": "near", "7": "far"}}
         (folder / name / "labels.json").write_text(json.dumps(about), encoding="utf-8")
     return folder
 
@@ -80,6 +80,40 @@ def test_truth_apart_and_no_boxes(volumes: Path, tmp_path: Path) -> None:
     assert set(np.unique(read_labels(tmp_path / "gts" / "CT_small.npz"))) == {0, 1, 2}
     sources = find_sources(tmp_path / "imgs", truth=tmp_path / "gts")
     assert [source.load().classes for source in sources] == [("near", "far")] * 3
+
+
+def test_the_modality_is_kept_where_the_name_does_not_say_it(volumes: Path, tmp_path: Path) -> None:
+    """Else the means of modalities would be others; a case made anew takes what it has now."""
+    for name, to in ((NAMES[0], "liver"), (NAMES[1], "MR_brain")):
+        shutil.copytree(volumes / name, tmp_path / "data" / to)
+    out = tmp_path / "out"
+    assert main(["make-cases", str(tmp_path / "data"), str(out)]) == 0
+    assert {source.name: source.modality for source in find_sources(out)} == {
+        "liver": "CT",
+        "MR_brain": "MRI",
+    }
+    assert main(["make-cases", str(tmp_path / "data"), str(out), "--modality", "PET"]) == 0
+    assert {source.modality for source in find_sources(out)} == {"PET"}
+    again = ["make-cases", str(tmp_path / "data" / "MR_brain"), str(out), "--modality", "MRI"]
+    assert main([*again, "--window", "-160,240"]) == 0
+    assert {source.name: source.modality for source in find_sources(out)} == {
+        "liver": "PET",
+        "MR_brain": "MRI",
+    }
+
+
+def test_a_file_that_is_away_costs_its_case_alone(cases: Path, tmp_path: Path) -> None:
+    """As a link of git-annex whose content was not fetched."""
+    data = tmp_path / "cases"
+    shutil.copytree(cases, data)
+    (data / "CT_small.npz").unlink()
+    try:
+        (data / "CT_small.npz").symlink_to(tmp_path / "nowhere")
+    except OSError:
+        pytest.skip("this user of Windows may not make links")
+    assert evaluate(data, tmp_path / "report", "--engine", "watershed") == 2
+    found = {row["CaseName"]: float(row["DSC_AUC"]) for row in rows(tmp_path / "report")}
+    assert found["CT_small.npz"] == 0 < found["MR_medium.npz"]
 
 
 def test_a_bad_volume_stops_no_other(

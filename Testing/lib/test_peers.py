@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from GSMedSegLib.case_source import Reading, find_sources
 from GSMedSegLib.challenge import play
@@ -16,7 +17,9 @@ from GSMedSegLib.npz import Case
 from GSMedSegLib.peers import (
     PEERS,
     PeerSegmenter,
+    _averaged,
     _blocks,
+    _enlarged,
     geodesic,
     grow_from_seeds,
     random_walker,
@@ -122,6 +125,16 @@ def test_large_images_are_looked_at_coarsely_first(method):
         "case", scene((truth, 180), shape=truth.shape), (1.0,) * 3, clicks=((Click((28, 30, 40), True),),)
     )
     assert dice(truth, PeerSegmenter(method, 20_000).segment(case) == 1) > 0.75
+
+
+@pytest.mark.parametrize("blocks", [(2, 2, 2), (3, 4, 1), (5, 3, 2)])
+def test_what_was_averaged_is_enlarged_in_its_place(blocks):
+    """A cuboid whose faces are those of blocks, in an image whose last blocks are not whole: the same box."""
+    cuboid = np.zeros((47, 46, 45), np.uint8)
+    box = tuple(slice(2 * b, 6 * b) for b in blocks)
+    cuboid[box] = 1
+    scores = _enlarged(_averaged(cuboid, blocks), blocks, list(cuboid.shape))
+    assert ndimage.find_objects((scores > 0.5).astype(np.uint8)) == [box]
 
 
 def test_a_closer_look_that_loses_the_object_is_not_believed():

@@ -264,6 +264,20 @@ def test_a_mask_to_start_from(image: Path, weights: Path, run: Callable[..., str
     np.testing.assert_array_equal(read_labelmap(old).array, labels == 3)
 
 
+def test_a_map_of_several_labels_is_not_written_over(
+    image: Path, fail: Callable[..., str], tmp_path: Path
+) -> None:
+    """Neither by what becomes of one of them nor by its probabilities."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:9], labels[10:12] = 3, 7
+    old = write(tmp_path / "old.nii.gz", labels, OBLIQUE)
+    assert "would be lost" in fail("segment", image, "-o", old, "--mask", f"{old}:3")
+    out = tmp_path / "out.nii.gz"
+    said = fail("segment", image, "-o", out, "--mask", f"{old}:3", "--probability", old)
+    assert "is a mask to start from" in said
+    np.testing.assert_array_equal(read_labelmap(old).array, labels)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -258,13 +258,13 @@ def test_a_header_may_have_no_position(qform: int, sform: int, tmp_path: Path) -
 
 def test_only_3d_grey_images(tmp_path: Path) -> None:
     write_nibabel(tmp_path / "2d.nii", np.ones((4, 5), np.int16), np.eye(4))
-    with pytest.raises(ValueError, match="must be 3D, got 2D"):
+    with pytest.raises(ValueError, match="must be 3D, got 2D; save it as a volume of one slice"):
         read_volume(tmp_path / "2d.nii")
     sitk.WriteImage(sitk.Image(4, 5, sitk.sitkUInt8), str(tmp_path / "photo.png"))
     with pytest.raises(ValueError, match="must be 3D, got 2D"):
         read_volume(tmp_path / "photo.png")
     write_nibabel(tmp_path / "4d.nii.gz", np.ones((4, 5, 6, 2), np.int16), np.eye(4))
-    with pytest.raises(ValueError, match="must be 3D, got 4D"):
+    with pytest.raises(ValueError, match="must be 3D, got 4D; give one volume of it"):
         read_volume(tmp_path / "4d.nii.gz")
     sitk.WriteImage(sitk.Image([4, 5, 6], sitk.sitkVectorUInt8, 3), str(tmp_path / "colour.nrrd"))
     with pytest.raises(ValueError, match="one number a voxel"):
@@ -567,7 +567,7 @@ def test_one_dicom_slice_is_no_volume(dicom_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give the folder of its series"):
         read_volume(path)
     shutil.copyfile(path, tmp_path / path.name)
-    with pytest.raises(ValueError, match="single DICOM slice"):
+    with pytest.raises(ValueError, match=r"its series has a single slice, .*; add the others"):
         read_volume(tmp_path)
 
 

@@ -120,6 +120,46 @@ def test_a_segment_keeps_clear_of_its_neighbour(desk: Desk):
     assert not (desk.mask("b") & before).any()
 
 
+def test_a_neighbour_loses_only_what_the_mask_has_now(desk: Desk):
+    """After a correction, undo, redo, cancel and clearing; also when others are to stay again meanwhile."""
+    painted = np.ones(image_of(desk.volume).shape, bool)
+    write_mask(desk.segmentation, "a", desk.volume, crop(painted))
+    desk.interaction.overwrite = Overwrite.OTHERS
+    desk.click("b", FIRST)
+    first = desk.mask("b")
+    desk.click("b", (8, 8, 7), False)
+    second = desk.mask("b")
+    assert (first & ~second).any(), "the correction gives something back"
+    assert np.array_equal(desk.mask("a"), ~second)
+    desk.interaction.overwrite = Overwrite.NOTHING
+    desk.background._answers.clear()  # what is remembered here would be there at once
+    go = hold_up(desk)
+    assert desk.interaction.undo() == "b"
+    desk.interaction.cancel()
+    go.set()
+    assert np.array_equal(desk.mask("a"), ~second)
+    desk.interaction.overwrite = Overwrite.OTHERS
+    for step, left in (
+        (desk.interaction.undo, ~first),
+        (desk.interaction.undo, painted),
+        (desk.interaction.redo, ~first),
+        (lambda: desk.interaction.clear("b"), painted),
+    ):
+        step()
+        desk.wait()
+        assert np.array_equal(desk.mask("a"), left)
+
+
+def test_a_neighbour_that_is_cleared_gets_nothing_back(desk: Desk):
+    paint(desk)
+    desk.interaction.overwrite = Overwrite.OTHERS
+    desk.click("b", FIRST)
+    desk.click("a", BESIDE)
+    desk.interaction.clear("a")
+    desk.interaction.clear("b")
+    assert not desk.mask("a").any()
+
+
 def test_clear_is_a_step_too(desk: Desk):
     desk.click("a", FIRST)
     before = desk.mask("a")
@@ -218,6 +258,24 @@ def test_a_segment_removed_while_its_mask_is_made(desk: Desk):
     desk.wait()
     desk.click("b", FIRST)
     assert desk.mask("b").any()
+
+
+def test_an_editor_opened_after_the_first_click_counts(desk: Desk, scene: Any):
+    opened: list[Any] = []
+    desk.interaction = Interaction(
+        desk.volume, desk.segmentation, desk.background, lambda: opened[0] if opened else None
+    )
+    desk.click("a", SECOND)
+    assert image_of(desk.volume)[desk.mask("a")].min() < 100
+    desk.interaction.clear("a")
+    editor = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    opened.append(editor)
+    editor.SetAndObserveSegmentationNode(desk.segmentation)
+    editor.SetSourceVolumeIntensityMask(True)
+    editor.SetSourceVolumeIntensityMaskRange(100, 200)
+    desk.click("a", FIRST)
+    assert desk.mask("a").any()
+    assert image_of(desk.volume)[desk.mask("a")].min() >= 100
 
 
 def test_the_hint_is_the_engines_own(desk: Desk):
@@ -403,14 +461,19 @@ def test_clicks_move_with_their_volume(desk: Desk):
     assert np.allclose(ras, voxel_to_world(desk.volume, FIRST))
 
 
-def test_a_deleted_segmentation_is_let_go_of(desk: Desk, scene: Any):
+@pytest.mark.parametrize("deleted", ["segmentation", "volume"])
+def test_a_deleted_node_is_let_go_of(desk: Desk, scene: Any, deleted: str):
     hold_up(desk).set()
     desk.click("a", FIRST)
     desk.interaction.add_click("a", voxel_to_world(desk.volume, (9, 9, 9)), True)
     desk.interaction.segment("a")
-    scene.RemoveNode(desk.segmentation)
+    scene.RemoveNode(getattr(desk, deleted))
     assert desk.interaction.cancel() == ["a"]
     desk.interaction.close()
+    nodes = scene.GetNodesByClass("vtkMRMLTextNode")
+    nodes.UnRegister(None)
+    kept = [one for one in nodes if one.GetAttribute("GSMedSeg.Clicks")]
+    assert len(kept) == 1, "no second one for the node that is gone"
 
 
 def test_the_clicks_are_replayed_without_slicer(desk: Desk, tmp_path: Path):
@@ -422,6 +485,37 @@ def test_the_clicks_are_replayed_without_slicer(desk: Desk, tmp_path: Path):
     predictor = Predictor(desk.served.engine)
     predictor.set_image(image_of(desk.volume), ijk_to_ras_of(desk.volume), ledger)
     assert np.array_equal(predictor.predict("A"), desk.mask("a"))
+
+
+def test_clicks_on_deleted_segments_are_not_saved(desk: Desk, tmp_path: Path):
+    """And the others have the order of the segments, which numbers the labels."""
+    desk.segmentation.GetSegmentation().AddEmptySegment("c", "C")
+    for name in "cba":
+        desk.click(name, SECOND if name == "b" else FIRST)
+    desk.segmentation.GetSegmentation().RemoveSegment("b")
+    desk.interaction.save_clicks(tmp_path / "clicks.json")
+    ledger = ClickLedger.load(tmp_path / "clicks.json")
+    assert ledger.objects == ("A", "C")
+    assert [ledger.clicks(name) for name in "AC"] == [(Click(FIRST, True),)] * 2
+    assert ledger.undo()
+    assert ledger.undo()
+    assert not ledger.can_undo
+    assert ledger.ijk_to_ras is not None
+
+
+def test_undo_and_redo_pass_over_deleted_segments(desk: Desk):
+    desk.click("a", FIRST)
+    one = desk.mask("a")
+    desk.click("b", SECOND)
+    desk.segmentation.GetSegmentation().RemoveSegment("b")
+    assert desk.interaction.undo() == "a"
+    assert not desk.mask("a").any()
+    assert not desk.interaction.can_undo
+    assert desk.interaction.redo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), one)
+    assert not desk.interaction.can_redo
+    assert desk.interaction.redo() is None
 
 
 def test_a_training_case(desk: Desk, tmp_path: Path):

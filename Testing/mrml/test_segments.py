@@ -10,7 +10,7 @@ import pytest
 
 from Testing.mrml.conftest import LEFT_HANDED, OBLIQUE, as_vtk, slicer, turned, vtk  # isort: skip - skips without Slicer
 
-from GSMedSegLib.cropped import crop  # isort: skip
+from GSMedSegLib.cropped import Cropped, crop  # isort: skip
 from GSMedSegLib.mrml.segments import (  # isort: skip
     Overwrite,
     is_locked,
@@ -109,6 +109,69 @@ def test_neighbours_give_way_when_allowed(two: tuple[Any, Any]):
     assert np.array_equal(voxels(two, "b"), B)
 
 
+def test_neighbours_get_back_what_the_next_mask_does_not_cover(two: tuple[Any, Any]):
+    """However others are treated by then."""
+    volume, segmentation = two
+    taken: dict[str, Cropped] = {}
+    smaller = ball(5, 7, 8, 3)
+    for overwrite in (Overwrite.NOTHING, Overwrite.OVERLAP, Overwrite.OTHERS):
+        write_mask(segmentation, "b", volume, crop(B), Overwrite.OTHERS, None, taken)
+        assert taken == {"a": crop(A & B)}
+        write_mask(segmentation, "b", volume, crop(smaller), overwrite, None, taken)
+        assert np.array_equal(voxels(two, "a"), A & ~smaller)
+        assert np.array_equal(voxels(two, "b"), smaller)
+        assert taken == {"a": crop(A & smaller)}
+    write_mask(segmentation, "b", volume, crop(B & False), Overwrite.OTHERS, None, taken)
+    assert np.array_equal(voxels(two, "a"), A)
+    assert not voxels(two, "b").any()
+
+
+def test_what_cannot_be_given_back_stays(two: tuple[Any, Any]):
+    """To a locked segment, to one that is gone, and where a third one is now."""
+    volume, segmentation = two
+    third = A & B & ball(4, 5, 5, 2.5)
+    assert third.any()
+    segmentation.GetSegmentation().AddEmptySegment("c", "C")
+    taken: dict[str, Cropped] = {}
+    write_mask(segmentation, "b", volume, crop(B), Overwrite.OTHERS, None, taken)
+    write_mask(segmentation, "c", volume, crop(third), Overwrite.OTHERS)
+    set_locked(segmentation, "a", True)
+    write_mask(segmentation, "b", volume, crop(B & ~A), Overwrite.OTHERS, None, taken)
+    assert np.array_equal(voxels(two, "a"), A & ~B)
+    set_locked(segmentation, "a", False)
+    write_mask(segmentation, "b", volume, crop(B & ~A), Overwrite.OTHERS, None, taken)
+    assert np.array_equal(voxels(two, "a"), A & ~third)
+    assert np.array_equal(voxels(two, "c"), third)
+    segmentation.GetSegmentation().RemoveSegment("a")
+    write_mask(segmentation, "b", volume, crop(B & False), Overwrite.OTHERS, None, taken)
+    assert not voxels(two, "b").any()
+
+
+def test_the_editors_area_is_that_before_a_segment_took_from_it(scene: Any, two: tuple[Any, Any]):
+    """A part of an organ, to be cut out of it: the part's next mask may be smaller or elsewhere in it."""
+    volume, segmentation = two
+    editor = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    editor.SetAndObserveSegmentationNode(segmentation)
+    editor.SetMaskMode(segmentation.EditAllowedInsideSingleSegment)
+    editor.SetMaskSegmentID("a")
+    taken: dict[str, Cropped] = {}
+    for part in (B, ball(4, 4, 4, 2), B & False):
+        write_mask(segmentation, "b", volume, crop(part), Overwrite.OTHERS, editor, taken)
+        assert np.array_equal(voxels(two, "b"), A & part)
+        assert np.array_equal(voxels(two, "a"), A & ~part)
+
+
+def test_the_masking_of_another_segmentation_does_not_count(scene: Any, two: tuple[Any, Any]):
+    """As it is left over in the editor: its segment does not exist here."""
+    volume, segmentation = two
+    editor = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    editor.SetAndObserveSegmentationNode(new_segmentation(volume))
+    editor.SetMaskMode(segmentation.EditAllowedInsideSingleSegment)
+    editor.SetMaskSegmentID("organ")
+    write_mask(segmentation, "b", volume, crop(B), Overwrite.OVERLAP, editor)
+    assert np.array_equal(voxels(two, "b"), B)
+
+
 def test_segments_overlap_when_allowed(two: tuple[Any, Any]):
     volume, segmentation = two
     write_mask(segmentation, "b", volume, crop(B), Overwrite.OVERLAP)
@@ -135,6 +198,7 @@ def test_the_editors_masking_is_respected(scene: Any, two: tuple[Any, Any]):
     """Inside a segment; outside of all; between two grey values."""
     volume, segmentation = two
     editor = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    editor.SetAndObserveSegmentationNode(segmentation)
     editor.SetMaskMode(segmentation.EditAllowedInsideSingleSegment)
     editor.SetMaskSegmentID("a")
     write_mask(segmentation, "b", volume, crop(B), Overwrite.OVERLAP, editor)

@@ -182,6 +182,133 @@ def test_a_box_is_drawn_by_two_clicks(desktop: Any, widget: Any, case: Any):
     assert not mask_of(widget).any()
 
 
+@pytest.fixture
+def drawn(desktop: Any, widget: Any, case: Any) -> Any:
+    """The node of a box drawn in the axial view, once its mask is there."""
+    _, inside = case
+    desktop.click(widget.panel.ui.boxButton)
+    for corner in (-25, 25):
+        desktop.slice_view("Red").click_ras(inside + np.array((corner, corner, 0)))
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    return widget.panel._placement._nodes["box"]
+
+
+def box_of(widget: Any) -> Any:
+    """What the ledger has."""
+    return widget.logic.interaction.ledger.box(widget.logic.segment_id)
+
+
+def test_a_boxs_handles_set_it_anew(desktop: Any, widget: Any, case: Any, drawn: Any):
+    """By a real drag; a click on the handle alone is none."""
+    volume, _ = case
+    before, mask, steps = box_of(widget), mask_of(widget), widget.logic.interaction.ledger.to_json()
+    bounds = [0.0] * 6
+    drawn.GetRASBounds(bounds)
+    # Slicer takes the middle of a handle, on the box's edge, for the edge: a little beside it.
+    face = np.array((bounds[1] - 1.1, (bounds[2] + bounds[3]) / 2 - 1.1, (bounds[4] + bounds[5]) / 2))
+    view = desktop.slice_view("Red")
+    view.drag_ras(face, face)
+    assert widget.logic.interaction.ledger.to_json() == steps
+    view.drag_ras(face, face - np.array((15, 0, 0)))
+    after = box_of(widget)
+    assert after != before
+    from GSMedSegLib.mrml.volumes import box_in_world
+
+    drawn.GetRASBounds(bounds)
+    corners = [[bounds[2 * axis + (c >> axis & 1)] for axis in range(3)] for c in range(8)]
+    assert (after.min_kji, after.max_kji) == box_in_world(volume, corners)
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    assert not np.array_equal(mask_of(widget), mask)
+    assert drawn.GetDisplayNode().GetVisibility()
+    desktop.click(widget.panel.ui.undoButton)
+    assert box_of(widget) == before
+    assert not drawn.GetDisplayNode().GetVisibility(), "it would show another box than there is"
+
+
+def test_a_box_is_shown_with_its_segment_only(desktop: Any, widget: Any, case: Any, drawn: Any):
+    shown = drawn.GetDisplayNode().GetVisibility
+    assert shown()
+    desktop.click(widget.panel.ui.acceptButton)
+    assert not shown()
+    drawn.InvokeEvent(drawn.PointEndInteractionEvent)
+    assert widget.logic.segment_id not in widget.logic.interaction.ledger.objects
+
+
+def test_a_box_that_is_undone_or_cleared_goes(desktop: Any, widget: Any, case: Any, drawn: Any):
+    desktop.click(widget.panel.ui.clearButton)
+    assert not drawn.GetDisplayNode().GetVisibility()
+
+
+def test_a_box_moved_out_of_the_image_goes(desktop: Any, widget: Any, case: Any, drawn: Any):
+    before = box_of(widget)
+    drawn.SetCenter(1000, 0, 0)
+    drawn.InvokeEvent(drawn.PointEndInteractionEvent)
+    assert "outside the volume" in widget.panel.ui.statusLabel.text
+    assert box_of(widget) == before
+    assert not drawn.GetDisplayNode().GetVisibility()
+
+
+def test_a_field_left_unchanged_does_not_end_the_engine(desktop: Any, widget: Any, case: Any):
+    """Qt tells of the end of editing whenever a field loses the focus."""
+    _, inside = case
+    click(desktop, widget, inside)
+    engine, ui = widget.logic.engine, widget.panel.ui
+    desktop.slice_view("Red").click_ras(inside + np.array((7, 9, 0)))
+    assert widget.logic.busy
+    for name in ("urlEdit", "tokenEdit", "caFileEdit", "weightsEdit"):
+        getattr(ui, name).editingFinished.emit()
+    assert widget.logic.engine is engine
+    assert widget.logic.busy
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 2
+    ui.tokenEdit.text = "another one"
+    ui.tokenEdit.editingFinished.emit()
+    assert widget.logic.engine is None
+    ui.tokenEdit.text = ""
+    ui.tokenEdit.editingFinished.emit()
+
+
+def test_an_editor_opened_after_the_first_click_counts(desktop: Any, widget: Any, case: Any):
+    """Its masking; the segment editor makes its node when it is opened first."""
+    volume, inside = case
+    whole = click(desktop, widget, inside)
+    editor = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+    editor.UnRegister(None)
+    editor.SetSingletonTag("SegmentEditor")
+    editor = slicer.mrmlScene.AddNode(editor)
+    editor.SetAndObserveSegmentationNode(widget.logic.interaction.segmentation)
+    editor.SetSourceVolumeIntensityMask(True)
+    grey = slicer.util.arrayFromVolume(volume)
+    editor.SetSourceVolumeIntensityMaskRange(float(grey.max()) + 1, float(grey.max()) + 2)
+    assert np.array_equal(click(desktop, widget, inside + np.array((6, 9, 0))), whole), "nothing may change"
+
+
+def test_a_deleted_image_is_let_go_of(desktop: Any, widget: Any, case: Any):
+    """Also where it is not the one that is looked at."""
+    from GSMedSegUI.sample import add_sample_volume
+
+    first, inside = case
+    click(desktop, widget, inside)
+    ui = widget.panel.ui
+    second, there = add_sample_volume()
+    ui.segmentationSelector.setCurrentNode(None)
+    ui.volumeSelector.setCurrentNode(second)
+    desktop.show_volume(second)
+    click(desktop, widget, there)
+    assert len(widget.logic._interactions) == 2
+    slicer.mrmlScene.RemoveNode(second)
+    desktop.process_events()
+    ui.segmentationSelector.setCurrentNode(None)
+    ui.volumeSelector.setCurrentNode(first)
+    desktop.process_events()
+    assert [one.volume for one in widget.logic._interactions.values()] == [first]
+    slicer.mrmlScene.RemoveNode(first)
+    desktop.process_events()
+    widget.panel.scene_changed()
+    assert widget.logic._interactions == {}
+    assert widget.logic.interaction is None
+
+
 def test_cancel_restores_the_mask_before(desktop: Any, widget: Any, case: Any):
     import psutil
 

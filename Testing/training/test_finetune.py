@@ -298,6 +298,32 @@ def test_validation_may_begin_later(config, cases, tmp_path):
     assert summary["before"] == last(config)["curves"][3]["dsc_auc"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"share": 0.5}, r"was validated with other cases \(1 of them\); scores could not be compared"),
+        ({"limit_objects": 1}, r"was validated in another way \(validation\.limit_objects: .* → 1\)"),
+        ({"strategy": "reference"}, r"was validated in another way \(validation\.strategy: adaptive → ref"),
+    ],
+)
+def test_scores_of_a_run_are_of_the_same_cases(config, changed, message):
+    """Else "before" and "after" in the model card would not be of one thing; how often may change."""
+    first = replace(config, validation=Validation(share=0.25, every=1))
+    train(first)
+    train(replace(longer(first, epochs=4), validation=replace(first.validation, every=2)))
+    with pytest.raises(ValueError, match=message):
+        train(replace(longer(first, epochs=5), validation=replace(first.validation, **changed)))
+
+
+def test_a_run_keeps_its_origin(config, tmp_path):
+    """The model card names it, and its terms hold."""
+    train(config)
+    other = tmp_path / "other.safetensors"
+    (Path(config.output) / "weights.safetensors").rename(other)
+    with pytest.raises(ValueError, match=r"started from other weights \(init:  → .*other\.safetensors\)"):
+        train(replace(longer(config, epochs=5), init=str(other)))
+
+
 def test_who_was_trained_on_does_not_validate(config):
     """A share that is asked for later, or drawn by another seed: the figures would flatter."""
     train(config)

@@ -40,6 +40,18 @@ def test_pieces_by_hand():
     ]
 
 
+def test_labels_of_any_number():
+    """Large ones get numbers that are free, 1 and 3 here; the small one keeps its own."""
+    labels = blocks((8, 8, 24), (2, (0, 0, 0), (4, 4, 4))).astype(np.uint32)
+    labels[4:, 4:, 8:16], labels[:4, :4, 16:] = 70_000, 4_000_000_000
+    volume = LabelledVolume(labels, (1.0, 1.0, 1.0), None)
+    assert [(piece.label, piece.box[2]) for piece in volume.pieces] == [
+        (1, slice(8, 16)),
+        (2, slice(0, 4)),
+        (3, slice(16, 24)),
+    ]
+
+
 def test_crumbs_of_a_large_label_are_no_pieces():
     """A component of less than a fiftieth of the label's largest is a crumb."""
     labels = blocks((20, 20, 40), (1, (0, 0, 0), (20, 20, 10)), (1, (0, 0, 20), (4, 4, 4 + 20)))

@@ -70,6 +70,18 @@ class ViewWidget(QWidget):
         QTest.mouseClick(self, button, modifier, point)
         return self._view.ras_of(pixel)
 
+    def drag_ras(self, start_ras: Any, end_ras: Any) -> None:
+        """Presses the left button at a world position, moves to another one of the slice, and lets go."""
+        assert isinstance(self._view, SliceView), "only slices have one position per pixel"
+        self._view.show_position(start_ras)
+        start, end = (QPoint(x, y + _BAR) for x, y in map(self._view.pixel_of, (start_ras, end_ras)))
+        QTest.mouseMove(self, start + QPoint(1, 0))
+        QTest.mouseMove(self, start)
+        QTest.mousePress(self, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, start)
+        for part in range(1, 5):
+            QTest.mouseMove(self, start + (end - start) * part / 4)
+        QTest.mouseRelease(self, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, end)
+
     def paintEvent(self, _event: Any) -> None:
         """Draws the bar, and the picture below it."""
         if self._stale:
