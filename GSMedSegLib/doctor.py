@@ -54,6 +54,7 @@ VARIABLES = (
     "GSMEDSEG_STRATEGY",
     "GSMEDSEG_TIME_LIMIT",
     "GSMEDSEG_TOKEN",
+    "GSMEDSEG_WEB_TOKEN",
     "GSMEDSEG_WEIGHTS",
 )
 """The environment variables that GSMedSeg and its scripts read."""

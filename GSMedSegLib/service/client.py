@@ -48,6 +48,9 @@ from GSMedSegLib.service.wire import (
 Report = Callable[[int, int], None]
 """Told how many steps are done, of how many; may raise to break off."""
 
+SLOWEST_BYTES_S = 20_000
+"""Bytes a second that a line must carry: a request may take so much longer than the timeout."""
+
 _LARGEST_ANSWER = 2**20
 _LARGEST_MASK = 2**31
 
@@ -339,6 +342,9 @@ class EngineClient:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if body is not None and data is not body else {}
         used_before = cast("socket.socket | None", connection.sock) is not None
+        connection.timeout = self._timeout_s + len(data or b"") / SLOWEST_BYTES_S
+        if used_before:
+            connection.sock.settimeout(connection.timeout)
         try:
             connection.request(verb, path, data, {**self._headers, **kind, **headers})
             response = connection.getresponse()

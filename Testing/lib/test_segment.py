@@ -111,6 +111,9 @@ def test_smoothing_takes_off_what_is_thin_and_obeys_the_clicks():
     clicked = smoothed(segment, 1.0, (1.0, 1.0, 1.0), [Click((6, 6, 10), True)])
     assert clicked.mask[6, 6, 10]
     assert smoothed(segment, 0.0, (1.0, 1.0, 1.0), []) is segment
+    bounded = smoothed(segment, 1e6, (1.0, 1.0, 1.0), [])
+    quarter = smoothed(segment, 1.0, tuple(4 / n for n in segment.logits.shape), [])
+    assert torch.equal(bounded.logits, quarter.logits)
 
 
 def test_smoothing_counts_in_millimetres():

@@ -35,14 +35,16 @@ class FakeImage:
         self.cancelled_before: list[int] = []
         """How many questions were asked before each cancel had ended."""
         self.closed = False
+        self.sent, self.doing = True, "clicks"
 
     def segment(self, asked: Question, progress: Callable[[str, int, int], None]) -> Answer:
         number = asked.prompts.clicks[0].kji[0]
         self.asked.append(number)
         self.begun.set()
-        progress("clicks", 0, 1)
+        progress(self.doing, 0, 1)
         while not self.go.wait(0.01):
-            progress("clicks", 0, 1)
+            progress(self.doing, 0, 1)
+        progress("clicks", 0, 1)
         if number == 99:
             raise errors.EngineLost("it is gone")
         return Answer(MASK)
@@ -140,6 +142,27 @@ def test_a_cancel_that_takes_its_time_has_ended_before_the_next_question(
     (told,) = ends(background)
     assert told.question == question(2)
     assert fake.cancelled_before == [1]
+
+
+def test_a_further_click_does_not_break_off_an_image_on_its_way(background: Background, fake: FakeImage):
+    """Else it would be sent from the beginning; leaving the program does break it off."""
+    fake.go.clear()
+    fake.sent, fake.doing = False, "image"
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.ask("a", "image", lambda _: fake, question(2))
+    time.sleep(0.1)
+    assert fake.asked == [1]
+    assert fake.cancelled_before == []
+    fake.go.set()
+    (told,) = ends(background)
+    assert told.question == question(2)
+    fake.go.clear()
+    background.ask("a", "image", lambda _: fake, question(3))
+    wait_until(lambda: fake.asked[-1] == 3)
+    background.close()
+    wait_until(lambda: fake.closed)
+    fake.go.set()
 
 
 def test_an_error_is_told_and_the_next_question_answered(background: Background, fake: FakeImage):
