@@ -38,6 +38,7 @@ from GSMedSegLib.torch_health import (
 
 EXTRAS = {
     "server": ("fastapi", "prometheus_client", "psutil", "pydantic", "uvicorn"),
+    "web": ("aiohttp", "filelock", "trame", "trame_slicer"),
     "evaluate": ("jinja2", "matplotlib", "skimage"),
     "dicom": ("highdicom", "pydicom"),
     "openvino": ("openvino",),
@@ -216,7 +217,7 @@ def check_extras(machine: Machine) -> Verdict:
     parts += [f"without {', '.join(absent)}"] if absent else []
     if partial:
         return "warning", "; ".join(partial + parts), 'python -m pip install "gsmedseg[server]"'
-    wanted = [extra for extra in ("server", "evaluate") if extra in absent]
+    wanted = [extra for extra in ("server", "web", "evaluate") if extra in absent]
     advice = f'if you want them: python -m pip install "gsmedseg[{",".join(wanted)}]"' if wanted else ""
     return "ok", ", ".join(parts), advice
 

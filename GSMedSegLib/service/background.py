@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from GSMedSegLib.service.engines import EngineSource
 from GSMedSegLib.service.errors import Cancelled, EngineError
-from GSMedSegLib.service.remote_image import RemoteImage
+from GSMedSegLib.service.remote_image import CANCELLED, RemoteImage
 from GSMedSegLib.service.wire import Answer, Question
 
 REMEMBERED_BYTES = 64 * 2**20
@@ -72,6 +72,7 @@ class Background:
         self._answers: OrderedDict[tuple[Hashable, Question], Answer] = OrderedDict()
         self._dropped: set[int] = set()
         self._cancelling: threading.Thread | None = None
+        self._forgotten = False
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="gsmedseg-questions", daemon=True)
         self._thread.start()
@@ -99,6 +100,7 @@ class Background:
                 self._told.append(Told(tag, question, known))
                 return
             self._waiting[tag] = asked
+            self._make_way()
             self._lock.notify_all()
 
     def cancel(self, tag: Hashable) -> None:
@@ -124,6 +126,8 @@ class Background:
         """Let go of an image that is not needed any more."""
         with self._lock:
             remote = self._images.pop(image, None)
+            if self._now is not None and self._now.image == image:
+                self._forgotten = True
             for key in [key for key in self._answers if key[0] == image]:
                 del self._answers[key]
         if remote is not None:
@@ -137,7 +141,7 @@ class Background:
             if self._now is not None:
                 self._drop(self._now.tag)
                 remote = self._images.get(self._now.image)
-                if remote is not None and not remote.sent:
+                if remote is not None:
                     threading.Thread(target=remote.close, daemon=True).start()
             self._lock.notify_all()
 
@@ -149,8 +153,20 @@ class Background:
             self._dropped.add(id(self._now))
             remote = self._images.get(self._now.image)
             if remote is not None and remote.sent:  # an image on its way is for the next question, too
-                self._cancelling = threading.Thread(target=remote.cancel, daemon=True)
-                self._cancelling.start()
+                self._cancel(remote)
+
+    def _make_way(self) -> None:
+        """With the lock held: an image is sent no further for nobody while another one is waited for."""
+        now = self._now
+        if now is None or id(now) not in self._dropped or self._cancelling is not None:
+            return
+        remote = self._images.get(now.image)
+        if remote is not None and not any(asked.image == now.image for asked in self._waiting.values()):
+            self._cancel(remote)
+
+    def _cancel(self, remote: RemoteImage) -> None:
+        self._cancelling = threading.Thread(target=remote.cancel, daemon=True)
+        self._cancelling.start()
 
     def _work(self) -> None:
         while True:
@@ -160,7 +176,7 @@ class Background:
                 if self._closing:
                     return
                 _, asked = self._waiting.popitem(last=False)
-                self._now = asked
+                self._now, self._forgotten = asked, False
             told = self._answer(asked)
             with self._lock:
                 self._now = None
@@ -175,10 +191,13 @@ class Background:
     def _answer(self, asked: _Asked) -> Told:
         def progress(doing: str, done: int, total: int) -> None:
             with self._lock:
-                if doing == "clicks" and id(asked) in self._dropped:
-                    raise Cancelled("the click was cancelled; the mask before it stays")
-                if id(asked) not in self._dropped:
-                    self._told.append(Told(asked.tag, asked.question, doing=doing, done=done, total=total))
+                heirs = [asked]
+                if id(asked) in self._dropped:
+                    if doing == "clicks":
+                        raise Cancelled(CANCELLED)
+                    heirs = [other for other in self._waiting.values() if other.image == asked.image]
+                for heir in heirs:
+                    self._told.append(Told(heir.tag, heir.question, doing=doing, done=done, total=total))
                 self._lock.notify_all()
 
         try:
@@ -186,6 +205,8 @@ class Background:
             if remote is None:
                 remote = asked.make_image(self._source)
                 with self._lock:
+                    if self._forgotten or self._closing:
+                        raise Cancelled(CANCELLED)
                     self._images[asked.image] = remote
                     oldest = next(iter(self._images)) if len(self._images) > MOST_IMAGES else None
                 if oldest is not None:
@@ -194,7 +215,8 @@ class Background:
         except (EngineError, ValueError, OSError, MemoryError) as error:
             return Told(asked.tag, asked.question, error=error)
         with self._lock:
-            self._answers[asked.image, asked.question] = answer
+            if not self._forgotten:
+                self._answers[asked.image, asked.question] = answer
             while len(self._answers) > 1 and self._remembered() > REMEMBERED_BYTES:
                 self._answers.popitem(last=False)
         return Told(asked.tag, asked.question, answer)

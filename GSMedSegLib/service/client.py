@@ -227,7 +227,7 @@ class EngineClient:
         """End what a session is waiting for; from any thread."""
         connection = self._connect()
         try:
-            with self._plain_errors():
+            with self._plain_errors(connection):
                 self._call(connection, "DELETE", f"/v1/sessions/{session}/job", None, {})
         finally:
             connection.close()
@@ -299,7 +299,7 @@ class EngineClient:
             self._connection = self._connect()
         whole = False
         try:
-            with self._plain_errors():
+            with self._plain_errors(self._connection):
                 yield self._connection
             whole = True
         except (EngineLost, Unreachable, TLSFailed, NotGSMedSeg):
@@ -312,7 +312,7 @@ class EngineClient:
                 self.close()
 
     @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
+    def _plain_errors(self, connection: http.client.HTTPConnection) -> Iterator[None]:
         url = self.address.url
         try:
             yield
@@ -330,8 +330,10 @@ class EngineClient:
                 f"nothing answers at {url}; start the engine there, or check the port and the firewall"
             ) from error
         except TimeoutError as error:
+            used = _socket_of(connection)
+            waited_s = round(self._timeout_s if used is None else used.gettimeout() or 0.0, 1)
             raise EngineLost(
-                f"{url} has been silent for {self._timeout_s:g} s; check the network, or restart the engine"
+                f"{url} has been silent for {waited_s:g} s; check the network, or restart the engine"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise EngineLost(f"the connection to {url} broke ({type(error).__name__})") from error
@@ -341,26 +343,38 @@ class EngineClient:
     ) -> http.client.HTTPResponse:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if body is not None and data is not body else {}
-        used_before = cast("socket.socket | None", connection.sock) is not None
-        connection.timeout = self._timeout_s + len(data or b"") / SLOWEST_BYTES_S
-        if used_before:
-            connection.sock.settimeout(connection.timeout)
-        try:
+
+        def send() -> http.client.HTTPResponse:
+            if _socket_of(connection) is None:
+                connection.connect()
+            used = cast("socket.socket", connection.sock)
+            used.settimeout(self._timeout_s + len(data or b"") / SLOWEST_BYTES_S)
             connection.request(verb, path, data, {**self._headers, **kind, **headers})
             response = connection.getresponse()
+            if _socket_of(connection) is used:  # the body has arrived
+                used.settimeout(self._timeout_s)
+            return response
+
+        used_before = _socket_of(connection) is not None
+        try:
+            response = send()
         except ConnectionError:
             if not used_before:
                 raise
             # Servers and proxies close idle connections; the same request twice does no harm.
             connection.close()
-            connection.request(verb, path, data, {**self._headers, **kind, **headers})
-            response = connection.getresponse()
+            response = send()
         if response.headers.get(PROTOCOL_HEADER) is None:
             raise NotGSMedSeg(_foreign(self.address.url, response))
         if response.status >= 400:
             answer = _read_json(response)
             raise error_of(answer.get("error"), answer.get("message"))
         return response
+
+
+def _socket_of(connection: http.client.HTTPConnection) -> socket.socket | None:
+    """None before it is connected, and after it was closed."""
+    return cast("socket.socket | None", connection.sock)
 
 
 def _read_json(response: http.client.HTTPResponse) -> dict[str, Any]:

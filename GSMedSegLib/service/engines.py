@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +28,9 @@ _STOP_S = 5.0
 
 TOKEN_VARIABLE = "GSMEDSEG_TOKEN"
 """The environment variable with the token: unlike arguments, other users of the machine do not see it."""
+
+LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)$")
+"""How `Listener` says where an engine is, which has the port chosen by the system."""
 
 Check = Callable[[], None]
 """Called while waiting; may raise to break off."""
@@ -112,6 +115,8 @@ class OwnEngine:
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._client: EngineClient | None = None
+        self._token = ""
+        self._ports: list[int] = []
         self._answered = False
         self._ended = False
         self.log: deque[str] = deque(maxlen=LOG_LINES)
@@ -136,24 +141,32 @@ class OwnEngine:
         """
         if not self._ended and not self.running:
             self._start()
-        client = self._client
+        ports = self._ports
         until = time.monotonic() + START_S
-        while self._ended or client is None or not self._answered:
-            if self._ended or client is None:
+        while True:
+            client = self._client
+            if self._ended or ports is not self._ports:
                 self._end(0)  # it may have been started while it was being stopped
                 raise EngineError("the engine was stopped; start it again")
+            if client is not None and self._answered:
+                return client
             if not self.running:
                 raise EngineError(self._why_it_ended())
             try:
+                if not ports:
+                    raise Unreachable("it has not said where it listens")
+                if client is None:
+                    address = f"127.0.0.1:{ports[0]}"
+                    self._client = client = EngineClient(address, self._token, timeout_s=self._timeout_s)
                 client.about()
                 self._answered = True
             except (Unreachable, EngineLost, NotGSMedSeg, WrongToken) as error:
-                client.close()
+                if client is not None:
+                    client.close()
                 if time.monotonic() > until:
                     self._end()
                     raise EngineError(f"the engine does not answer after {START_S:.0f} s: {error}") from error
                 _wait(check)
-        return client
 
     def lost(self) -> None:
         """Ends what is left of it; the next `connect` starts another one."""
@@ -169,7 +182,7 @@ class OwnEngine:
         process, self._process = self._process, None
         if self._client is not None:
             self._client.close()
-        self._client, self._answered = None, False
+        self._client, self._ports, self._answered = None, [], False
         if process is None:
             return
         if process.stdin is not None:
@@ -183,10 +196,13 @@ class OwnEngine:
 
     def _start(self) -> None:
         self._end(0)
-        token, port = secrets.token_urlsafe(32), _free_port()
-        command = [self._python, "-m", "GSMedSegLib.cli", "serve", "--port", str(port), "--until-input-ends"]
+        self._token, ports = secrets.token_urlsafe(32), self._ports
+        # It says itself which port it got: on one chosen here, another user's program could listen first.
+        command = [self._python, "-m", "GSMedSegLib.cli", "serve", "--port", "0", "--until-input-ends"]
         environment = dict(os.environ if self._environment is None else self._environment)
-        environment.update({TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"})
+        environment.update(
+            {TOKEN_VARIABLE: self._token, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        )
         options: dict[str, Any] = {}
         if sys.platform == "win32":
             options["creationflags"] = subprocess.CREATE_NO_WINDOW
@@ -201,15 +217,17 @@ class OwnEngine:
             env=environment,
             **options,
         )
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
-        self._client = EngineClient(f"127.0.0.1:{port}", token, timeout_s=self._timeout_s)
-        self._answered = False
+        threading.Thread(target=self._listen, args=(self._process, ports), daemon=True).start()
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
+    def _listen(self, process: subprocess.Popen[str], ports: list[int]) -> None:
+        """Keeps what a process says, and the port that it listens on."""
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 self.log.append(line.rstrip())
+                told = None if ports else LISTENING.search(line.rstrip())
+                if told is not None:
+                    ports.append(int(told[1]))
 
     def _why_it_ended(self) -> str:
         code = self._process.returncode if self._process is not None else None
@@ -221,9 +239,3 @@ def _wait(check: Check | None) -> None:
     if check is not None:
         check()
     time.sleep(_POLL_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

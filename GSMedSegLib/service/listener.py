@@ -47,7 +47,8 @@ class Listener(uvicorn.Server):
             return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         scheme = "https" if self.config.is_ssl else "http"
-        print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        print(f"listening on {where}\n", end="", flush=True)  # at once: `OwnEngine` reads it as one line
 
     def end(self) -> None:
         """Stop listening, finish or cancel what is under way, and return from `run`; from any thread."""

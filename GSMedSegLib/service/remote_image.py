@@ -26,6 +26,9 @@ Result = TypeVar("Result")
 ATTEMPTS = 3
 """How often a click is tried on an engine that gets lost."""
 
+CANCELLED = "the click was cancelled; the mask before it stays"
+"""What is told of a question that was broken off."""
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done ("engine", "image", "recovering" or "clicks"), and how many steps of how many."""
 
@@ -81,6 +84,7 @@ class RemoteImage:
         told = progress or _silent
 
         def ask(client: EngineClient, session: str) -> Answer:
+            self._check()
             told("clicks", 0, 1)  # may raise: the question may have been dropped while the image was sent
             return client.segment(
                 session, question, self._image.shape, lambda done, total: told("clicks", done, total)
@@ -105,9 +109,9 @@ class RemoteImage:
     def close(self) -> None:
         """Let the engine forget the image, for good; one that is being sent is sent no further."""
         self._closed.set()
-        if self._client is not None and self._session is not None:
-            self._client.close_session(self._session)
-        self._session = None
+        client, session, self._session = self._client, self._session, None
+        if client is not None and session is not None:
+            client.close_session(session)
 
     def _attempt(self, ask: Callable[[EngineClient, str], Result], told: Progress) -> Result:
         self._cancelled.clear()
@@ -141,9 +145,11 @@ class RemoteImage:
             self._check()
             told("image", done, total)
 
+        self._check()
         self._session = session = client.open(self._image, self._ijk_to_ras, report)
-        if self._closed.is_set():
-            self.close()
+        if self._closed.is_set():  # `close` may have come too early to see the session
+            self._session = None
+            client.close_session(session)
             self._check()
         return client, session
 
@@ -154,7 +160,7 @@ class RemoteImage:
 
     def _check(self) -> None:
         if self._cancelled.is_set() or self._closed.is_set():
-            raise Cancelled("the click was cancelled; the mask before it stays")
+            raise Cancelled(CANCELLED)
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import PurePath
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -123,7 +125,7 @@ class Service:
         elif end is None:
             end = EngineError.code
             # The kind and the place alone: a message might say something of the image.
-            LOGGER.error("a job failed: %s", type(error).__name__)
+            LOGGER.error("a job failed: %s at %s", type(error).__name__, _places(error))
         self._jobs.labels(end).inc()
         self._seconds.observe(job.seconds)
 
@@ -150,6 +152,14 @@ class Service:
         job = Job(session.id, run, tell)
         self.worker.add(job)
         return job, told
+
+
+def _places(error: BaseException | None) -> str:
+    """Where an error was raised, with the calls that led there."""
+    frames = [] if error is None else list(traceback.walk_tb(error.__traceback__))
+    return " > ".join(
+        f"{PurePath(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in frames
+    )
 
 
 def make_app(service: Service, token: str | None = None, hosts: frozenset[str] = LOOPBACK) -> Guard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 import socket
 import struct
@@ -213,17 +214,20 @@ def test_what_is_not_installed_is_said_once():
 def test_extras_are_those_of_the_package(pyproject: dict):  # noqa: F811 (the fixture)
     """Each extra of pyproject.toml that a user can miss, but for those that are found out in other ways."""
     names = {"pillow": "PIL", "scikit-image": "skimage", "prometheus-client": "prometheus_client"}
+    names["trame-slicer"] = "trame_slicer"
+    stated_in = pyproject["project"]["optional-dependencies"]
     for extra, packages in EXTRAS.items():
-        stated = [line.split(">=")[0] for line in pyproject["project"]["optional-dependencies"][extra]]
+        stated = [re.split(r"[\[>=]", line)[0] for line in stated_in[extra]]
         assert [names.get(name, name) for name in stated] == list(packages)
+    assert set(stated_in) - set(EXTRAS) == {"train", "dev"}
 
 
 def test_extras(monkeypatch: pytest.MonkeyPatch):
     there = {"highdicom", "pydicom", "openvino"}
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object() if name in there else None)
     finding = ask("extras")
-    assert (finding.state, finding.found) == ("ok", "with dicom, openvino, without server, evaluate")
-    assert finding.advice.endswith('pip install "gsmedseg[server,evaluate]"')
+    assert (finding.state, finding.found) == ("ok", "with dicom, openvino, without server, web, evaluate")
+    assert finding.advice.endswith('pip install "gsmedseg[server,web,evaluate]"')
     there |= {"fastapi", "psutil", "pydantic", "uvicorn"}
     finding = ask("extras")
     assert finding.state == "warning"
@@ -492,7 +496,10 @@ def test_variables():
     assert ask("variables", environ={"HOME": "/x"}).found == "none set"
     environ = {"GSMEDSEG_TOKEN": "a-secret-token", "GSMEDSEG_OFFLINE": "1", "GSMEDSEG_DATA": "/study/doe"}
     finding = ask("variables", environ=environ)
+    assert finding.state == "ok"
     assert finding.found == "GSMEDSEG_DATA=(set), GSMEDSEG_OFFLINE=1, GSMEDSEG_TOKEN=(set)"
+    finding = ask("variables", environ={"GSMEDSEG_WEB_TOKEN": "a-secret-token"})
+    assert (finding.state, finding.found) == ("ok", "GSMEDSEG_WEB_TOKEN=(set)")
     finding = ask("variables", environ={"GSMEDSEG_OFLINE": "1"})
     assert finding.state == "warning"
     assert finding.advice.startswith("GSMEDSEG_OFLINE means nothing; known: GSMEDSEG_DATA")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from GSMedSegLib.cropped import crop
 from GSMedSegLib.prompts import Click, ObjectPrompts
 from GSMedSegLib.service import errors
 from GSMedSegLib.service.background import Background, Told
-from GSMedSegLib.service.wire import Answer, Question
-from Testing.service.conftest import wait_until
+from GSMedSegLib.service.engines import ServerEngine
+from GSMedSegLib.service.remote_image import RemoteImage
+from GSMedSegLib.service.wire import Answer, ImageBytes, Question
+from Testing.service.conftest import TOKEN, Served, wait_until
 
 MASK = crop(np.ones((2, 2, 2), bool))
 
@@ -163,6 +166,97 @@ def test_a_further_click_does_not_break_off_an_image_on_its_way(background: Back
     background.close()
     wait_until(lambda: fake.closed)
     fake.go.set()
+
+
+def test_the_next_question_is_told_how_far_the_image_is(background: Background, fake: FakeImage):
+    fake.go.clear()
+    fake.sent, fake.doing = False, "image"
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.ask("a", "image", lambda _: fake, question(2))
+    told: list[Told] = []
+    wait_until(lambda: told.extend(background.poll(0.01)) or told)
+    assert {(one.question, one.doing) for one in told} == {(question(2), "image")}
+    fake.go.set()
+    ends(background)
+
+
+def test_another_image_does_not_wait_for_one_that_is_sent_for_nobody(background: Background, fake: FakeImage):
+    fake.go.clear()
+    fake.sent, fake.doing = False, "image"
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.cancel("a")
+    assert fake.cancelled_before == []
+    background.ask("b", "other", lambda _: fake, question(2))
+    wait_until(lambda: fake.cancelled_before == [1])
+    fake.go.set()
+    (told,) = ends(background)
+    assert told.question == question(2)
+
+
+@pytest.mark.parametrize("end", ["forget", "close"])
+def test_an_image_given_up_while_it_is_made_is_not_sent(background: Background, fake: FakeImage, end: str):
+    making, go = threading.Event(), threading.Event()
+
+    def make(_: object) -> FakeImage:
+        making.set()
+        go.wait(30)
+        return fake
+
+    background.ask("a", "image", make, question(1))
+    assert making.wait(30)
+    background.cancel("a")
+    background.forget("image") if end == "forget" else background.close()
+    go.set()
+    assert ends(background) == []
+    assert fake.asked == []
+    if end == "forget":
+        background.ask("a", "image", make, question(2))
+        (told,) = ends(background)
+        assert told.answer == Answer(MASK)
+
+
+def test_closing_lets_the_engine_forget_the_image_in_use(background: Background, fake: FakeImage):
+    fake.go.clear()
+    background.ask("a", "image", lambda _: fake, question(1))
+    assert fake.begun.wait(30)
+    background.close()
+    wait_until(lambda: fake.closed)
+    fake.go.set()
+
+
+def test_forgetting_an_image_on_its_way_stops_it(
+    serve: Callable[..., AbstractContextManager[Served]],
+    image: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The rest is not sent, and the service keeps no session."""
+    monkeypatch.setattr("GSMedSegLib.service.wire.CHUNK_BYTES", 1024)
+    sent: list[int] = []
+    go = threading.Event()
+    chunk = ImageBytes.chunk
+
+    def slow(self: ImageBytes, number: int, compress: bool) -> bytes:
+        sent.append(number)
+        if number == 2:
+            go.wait(30)
+        return chunk(self, number, compress)
+
+    monkeypatch.setattr(ImageBytes, "chunk", slow)
+    with serve() as served:
+        background = Background(ServerEngine(served.url, TOKEN))
+        background.ask("a", "image", lambda source: RemoteImage(source, image, np.eye(4)), question(8))
+        wait_until(lambda: 2 in sent)
+        background.cancel("a")
+        remote = background._images["image"]
+        background.forget("image")
+        wait_until(remote._closed.is_set)
+        go.set()
+        assert ends(background) == []
+        assert sent == [0, 1, 2]
+        assert served.client().about()["sessions"] == 0
+        background.close()
 
 
 def test_an_error_is_told_and_the_next_question_answered(background: Background, fake: FakeImage):

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from GSMedSegLib.prompts import Click, ObjectPrompts
-from GSMedSegLib.service import errors
+from GSMedSegLib.service import engines, errors
+from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.engines import OwnEngine, ServerEngine
 from GSMedSegLib.service.remote_image import RemoteImage
 from GSMedSegLib.service.wire import Question
@@ -147,6 +148,68 @@ def test_a_program_that_is_not_there():
         OwnEngine("no-such-python").connect()
 
 
+ELSEWHERE = """
+import sys, threading, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("GSMedSeg-Protocol", "1")
+        self.send_header("Content-Length", "14")
+        self.end_headers()
+        self.wfile.write(b'{"protocol":1}')
+
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Answer)
+print("arguments:", *sys.argv[1:])
+time.sleep(0.5)
+print("listening on http://127.0.0.1:%d" % server.server_port)
+print(("and so on " * 100 + "\\n") * 300)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+sys.stdin.read()
+"""
+
+
+def test_nothing_is_sent_before_the_engine_says_where_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a port chosen beforehand, whoever listens there first would get the token and the image."""
+    (tmp_path / "GSMedSegLib").mkdir()
+    (tmp_path / "GSMedSegLib" / "__init__.py").touch()
+    (tmp_path / "GSMedSegLib" / "cli.py").write_text(ELSEWHERE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engines, "START_S", 20.0)
+    engine = OwnEngine(environment={**os.environ, "PYTHONPATH": str(tmp_path)})
+    known_then: list[bool] = []
+
+    def client(*arguments: Any, **options: Any) -> EngineClient:
+        known_then.append(any("listening on" in line for line in list(engine.log)))
+        return EngineClient(*arguments, **options)
+
+    monkeypatch.setattr(engines, "EngineClient", client)
+    try:
+        assert engine.connect().about() == {"protocol": 1}
+        assert known_then == [True]
+        wait_until(lambda: len(engine.log) > 300)
+    finally:
+        engine.stop()
+
+
+def test_an_engine_that_never_listens_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "GSMedSegLib").mkdir()
+    (tmp_path / "GSMedSegLib" / "__init__.py").touch()
+    (tmp_path / "GSMedSegLib" / "cli.py").write_text("import sys\nsys.stdin.read()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engines, "START_S", 0.5)
+    engine = OwnEngine(environment={**os.environ, "PYTHONPATH": str(tmp_path)})
+    with pytest.raises(errors.EngineError, match="has not said where it listens"):
+        engine.connect()
+    assert not engine.running
+
+
 def test_waiting_for_an_engine_can_be_broken_off(own: OwnEngine):
     own.lost()
 
@@ -267,3 +330,54 @@ def test_cancel_while_nothing_goes_on_does_nothing(
         assert remote.segment(Question(ON_FIRST)).mask.shape == image.shape
         remote.cancel()
         assert remote.segment(Question(ON_FIRST)).mask.shape == image.shape
+
+
+def test_an_image_closed_while_its_session_is_opened_leaves_none_behind(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    """The session comes back when the image has been given up already; and none is opened after that."""
+    with serve() as served:
+        source = ServerEngine(served.url, TOKEN)
+        client, remote = source.connect(), RemoteImage(source, image, np.eye(4))
+        opened: list[str] = []
+
+        def late(*arguments: Any) -> str:
+            opened.append(type(client).open(client, *arguments))
+            remote.close()
+            return opened[-1]
+
+        monkeypatch.setattr(client, "open", late)
+        for _ in range(2):
+            with pytest.raises(errors.Cancelled):
+                remote.segment(Question(ON_FIRST))
+            assert not remote.sent
+            assert client.about()["sessions"] == 0
+        assert len(opened) == 1
+
+
+def test_a_question_cancelled_while_the_image_was_sent_is_not_asked(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    """The image stays for the next one."""
+    with serve() as served:
+        source = ServerEngine(served.url, TOKEN)
+        client, remote = source.connect(), RemoteImage(source, image, np.eye(4))
+        asked: list[Any] = []
+
+        def late(*arguments: Any) -> str:
+            session = type(client).open(client, *arguments)
+            remote.cancel()
+            return session
+
+        def segment(*arguments: Any) -> Any:
+            asked.append(arguments)
+            return type(client).segment(client, *arguments)
+
+        monkeypatch.setattr(client, "open", late)
+        monkeypatch.setattr(client, "segment", segment)
+        with pytest.raises(errors.Cancelled):
+            remote.segment(Question(ON_FIRST))
+        assert asked == []
+        assert remote.sent
+        assert remote.segment(Question(ON_FIRST)).mask.shape == image.shape
+        assert len(asked) == 1

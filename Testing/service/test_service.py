@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -445,6 +446,8 @@ def test_a_failure_within_is_told_without_what_the_image_holds(
             client.segment(session, Question(ON_FIRST), image.shape)
         wait_until(lambda: "ZeroDivisionError" in caplog.text)
         assert "patient" not in caplog.text
+        places = r"worker\.py:\d+ perform > .*sessions\.py:\d+ segment > .*:\d+ fail$"
+        assert re.search(places, caplog.text, re.MULTILINE)
         monkeypatch.undo()
         assert client.segment(session, Question(ON_FIRST), image.shape).mask.shape == image.shape
 
@@ -531,6 +534,52 @@ def test_something_else_answers(answer: bytes, kind: type[Exception]):
 def test_an_engine_that_is_silent():
     with pytest.raises(errors.EngineLost, match="silent"):
         EngineClient(Impostor(b"", hold_s=5).url, timeout_s=0.2).about()
+
+
+class SlowLine:
+    """Takes 256 KiB a moment, and answers what it got whole; then it is silent."""
+
+    def __init__(self, body_bytes: int, moment_s: float) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._body_bytes, self._moment_s = body_bytes, moment_s
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self._socket.accept()
+        with connection:
+            taken = 0
+            while taken < self._body_bytes:
+                part = 0
+                while part < 2**18 and taken + part < self._body_bytes:
+                    part += len(connection.recv(2**16))
+                taken += part
+                time.sleep(self._moment_s)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nGSMedSeg-Protocol: 1\r\nContent-Length: 2\r\n\r\n{}")
+            connection.recv(2**16)
+            time.sleep(60)
+
+
+def test_a_slow_line_takes_longer_for_a_large_body_alone(monkeypatch: pytest.MonkeyPatch):
+    """4 MiB in 1.6 s are fast enough for a line of 0.5 MB/s; a request without a body has the usual time."""
+    monkeypatch.setattr("GSMedSegLib.service.client.SLOWEST_BYTES_S", 500_000)
+    line = SlowLine(2**22, 0.1)
+    client = EngineClient(line.url, timeout_s=0.5)
+    assert client._ask("PUT", "/v1/sessions/x/chunks/0", bytes(2**22)) == {}
+    assert client._connection is not None
+    assert client._connection.sock.gettimeout() == 0.5
+    began = time.monotonic()
+    with pytest.raises(errors.EngineLost, match=r"silent for 0\.5 s"):
+        client.about()
+    assert time.monotonic() < began + 5
+
+
+def test_silence_is_as_long_as_it_was_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("GSMedSegLib.service.client.SLOWEST_BYTES_S", 1000)
+    client = EngineClient(Impostor(b"", hold_s=30).url, timeout_s=0.2)
+    with pytest.raises(errors.EngineLost, match=r"silent for 0\.7 s"):
+        client._ask("PUT", "/v1/sessions/x/chunks/0", bytes(500))
 
 
 def test_a_cancel_waits_for_a_silent_engine_no_longer_than_the_timeout():

@@ -358,8 +358,7 @@ def test_a_server_is_tested_used_and_told_apart_from_others(
     serve: Any,  # noqa: F811
 ):
     """The address may lack http://; a wrong token and a silent port each have a text of their own."""
-    from GSMedSegLib.service.engines import _free_port
-    from Testing.service.conftest import TOKEN
+    from Testing.service.conftest import TOKEN, free_port
 
     ui = server_chosen
     texts = []
@@ -368,7 +367,7 @@ def test_a_server_is_tested_used_and_told_apart_from_others(
         for url, token in (
             (address, TOKEN),
             (address, "wrong-wrong-wrong-wrong"),
-            (f"127.0.0.1:{_free_port()}", TOKEN),
+            (f"127.0.0.1:{free_port()}", TOKEN),
         ):
             ui.engineLabel.text = ""
             ui.urlEdit.text, ui.tokenEdit.text = url, token

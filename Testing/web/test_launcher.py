@@ -151,9 +151,9 @@ def test_two_users_have_pages_of_their_own(tmp_path: Path):
     from urllib.error import HTTPError
     from urllib.request import urlopen
 
-    from GSMedSegLib.service.engines import _free_port
+    from Testing.service.conftest import free_port
 
-    port = _free_port()
+    port = free_port()
     environment = {**os.environ, "GSMEDSEG_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     environment.pop(TOKEN_VARIABLE, None)
     program = subprocess.Popen(
