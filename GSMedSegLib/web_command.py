@@ -83,7 +83,8 @@ def _web(options: argparse.Namespace) -> int:
         raise RuntimeError(f"gsmedseg web needs more packages: pip install 'gsmedseg[{extras}]'")
     if options.users is not None:
         others = _without(sys.argv[2:], "--users", "--port", "--user", "--token-file")
-        return launch(options.users, options.port, others, _tokens(options.token_file, options.users))
+        tokens = _tokens(options.token_file, options.users)
+        return launch(options.users, options.port, others, tokens, options.until_input_ends)
     address = _address(options)
     if options.host not in LOCAL_HOSTS and address.tls is None:
         say("warning: without --tls-cert nothing is encrypted; use a network you trust, or a tunnel")

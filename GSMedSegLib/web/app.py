@@ -21,6 +21,7 @@ from GSMedSegLib.service.engines import EngineSource
 from GSMedSegLib.web.address import Address
 from GSMedSegLib.web.autosave import Autosave, Kept, digest_of
 from GSMedSegLib.web.gate import make_gate
+from GSMedSegLib.web.keeping import Keeping
 from GSMedSegLib.web.opening import Opened, open_example, open_path, unpack
 from GSMedSegLib.web.page import MODES, OF_THE_PAGE, STATE, build_page
 from GSMedSegLib.web.saving import plan
@@ -32,9 +33,6 @@ from GSMedSegLib.web.workspace import WARM_UP, Workspace
 POLL_S = 0.02
 SURFACE_S = 0.2
 """A surface follows its mask after so long: first the slices show it, and of masks in a row only the last."""
-
-AUTOSAVE_S = 2.0
-"""After so long without a change what was done is kept."""
 
 SERVE = Path(__file__).with_name("serve")
 
@@ -89,8 +87,10 @@ class WebApp:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batch = ""
         self._digest = ""
-        self._shown = self._kept = -1
-        self._changed_s = 0.0
+        self._shown = -1
+        self._keeping = Keeping()
+        self._refused: int | None = None
+        self._failures: set[str] = set()
         self._page = build_page(self._server, self)
         self._listen()
 
@@ -313,7 +313,7 @@ class WebApp:
             opened = await loop.run_in_executor(None, read)
             digest = await loop.run_in_executor(None, digest_of, opened.volume)
             with self._state:
-                self._keep()
+                self._make_sure_it_is_kept()
                 self._show_image(opened, digest)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             with self._state:
@@ -357,7 +357,8 @@ class WebApp:
             workspace.restore(kept.segmentation, kept.segment_id)
             when = time.strftime("%d %b, %H:%M", time.localtime(kept.saved_at))
             self._state.saved = f"restored, of {when}"
-        self._kept = workspace.changes
+        self._keeping.see(workspace.changes, time.monotonic())
+        self._keeping.succeeded(workspace.changes)
         self._mode_setter("view" if kept is not None else "foreground")()
         self._show()
 
@@ -376,12 +377,22 @@ class WebApp:
         await asyncio.get_running_loop().run_in_executor(None, write)
         return path
 
-    def _keep(self) -> None:
-        """Keeps segments and clicks, if they are others than those kept."""
+    def _make_sure_it_is_kept(self) -> None:
+        """Before another image is opened; raises OSError once when that takes what cannot be kept."""
+        changes = self.workspace.changes
+        if not self._keep() and self._refused != changes:
+            self._refused = changes
+            raise OSError(
+                "the segments and clicks on the image shown could not be kept: save them, or open the other "
+                "image again to go on without them"
+            )
+
+    def _keep(self) -> bool:
+        """Keeps segments and clicks, if they are others than those kept; False when that fails."""
         workspace = self.workspace
-        if self._autosave is None or workspace.image is None or workspace.changes == self._kept:
-            return
-        self._kept = workspace.changes
+        changes = workspace.changes
+        if self._autosave is None or workspace.image is None or changes == self._keeping.kept:
+            return True
         try:
             if workspace.rows():
                 ledger = workspace.interaction.ledger
@@ -390,8 +401,11 @@ class WebApp:
                 self._autosave.forget(self._digest)
         except OSError as error:
             self._state.saved = f"not kept: {reason(error)}"
-        else:
-            self._state.saved = time.strftime("kept %H:%M")
+            self._keeping.failed(time.monotonic())
+            return False
+        self._state.saved = time.strftime("kept %H:%M")
+        self._keeping.succeeded(changes)
+        return True
 
     # What comes back
 
@@ -399,25 +413,37 @@ class WebApp:
         """Brings what the engine answered, and what the user did, into the page."""
         while True:
             await asyncio.sleep(POLL_S)
-            told = self.workspace.poll()
-            now = time.monotonic()
-            self._transfers.forget_idle()
-            if told or self._shown != self.workspace.changes:
-                with self._state:
-                    for one in told:
-                        self._tell(one)
-                    self._show()
-            if self.workspace.changed_segments and now > self._changed_s + SURFACE_S:
-                with self._state:
-                    self._show_surfaces(set(self.workspace.changed_segments))
-                self.workspace.changed_segments.clear()
-            if (
-                self._kept != self.workspace.changes
-                and not self.workspace.busy
-                and now > self._changed_s + AUTOSAVE_S
-            ):
-                with self._state:
-                    self._keep()
+            for part in (self._bring, self._bring_surfaces, self._keep_when_due):
+                try:
+                    part()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on and keeps its work
+                    text = reason(error)
+                    if text not in self._failures:
+                        self._failures.add(text)
+                        with self._state:
+                            self.fail(text)
+
+    def _bring(self) -> None:
+        told = self.workspace.poll()
+        self._transfers.forget_idle()
+        self._keeping.see(self.workspace.changes, time.monotonic())
+        if told or self._shown != self.workspace.changes:
+            with self._state:
+                for one in told:
+                    self._tell(one)
+                self._show()
+
+    def _bring_surfaces(self) -> None:
+        changed = set(self.workspace.changed_segments)
+        if changed and time.monotonic() > self._keeping.last_s + SURFACE_S:
+            self.workspace.changed_segments.clear()
+            with self._state:
+                self._show_surfaces(changed)
+
+    def _keep_when_due(self) -> None:
+        if self._keeping.due(self.workspace.busy, time.monotonic()):
+            with self._state:
+                self._keep()
 
     def _tell(self, told: Told) -> None:
         state = self._state
@@ -442,9 +468,7 @@ class WebApp:
         workspace, state = self.workspace, self._state
         if workspace.image is None:
             return
-        if self._shown != workspace.changes:
-            self._changed_s = time.monotonic()
-            self._shown = workspace.changes
+        self._shown = workspace.changes
         interaction = workspace.interaction
         rows = workspace.rows()
         state.segments = [

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from GSMedSegLib.console import say
+from GSMedSegLib.console import say, when_input_ends
 
 TOKEN_VARIABLE = "GSMEDSEG_WEB_TOKEN"
 """Environment variable with the page's token: unlike arguments, other users of the machine do not see it."""
@@ -99,7 +99,13 @@ class Page:
                     print(f"user {self.number}: {line.rstrip()}", flush=True)
 
 
-def launch(users: int, port: int, arguments: Sequence[str], tokens: Sequence[str] | None = None) -> int:
+def launch(
+    users: int,
+    port: int,
+    arguments: Sequence[str],
+    tokens: Sequence[str] | None = None,
+    until_input_ends: bool = False,
+) -> int:
     """Serve a page for each user until the program is told to end.
 
     Args:
@@ -107,6 +113,7 @@ def launch(users: int, port: int, arguments: Sequence[str], tokens: Sequence[str
         port: of the first page; the others follow.
         arguments: of `gsmedseg web` for every page, without users, port, user name and file with tokens.
         tokens: a page's each; None for new ones.
+        until_input_ends: the end of the standard input tells it to end, too.
 
     Returns:
         exit code: 0 when it was told to end, 1 when every page kept ending.
@@ -137,6 +144,8 @@ def launch(users: int, port: int, arguments: Sequence[str], tokens: Sequence[str
     def end(number: int, frame: FrameType | None) -> None:
         ending.set()
 
+    if until_input_ends:
+        when_input_ends(ending.set)
     before = {name: signal.signal(name, end) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         return watch(pages, ending)

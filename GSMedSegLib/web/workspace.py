@@ -250,7 +250,7 @@ class Workspace:
         if self.segment_id == segment_id:
             ids = self.segmentation.GetSegmentation().GetSegmentIDs()
             self.segment_id = ids[-1] if ids else ""
-        self._touched(segment_id)
+        self._touched_all(segment_id)
 
     def set_visible(self, segment_id: str, visible: bool) -> None:
         """Show or hide a segment."""
@@ -338,7 +338,7 @@ class Workspace:
         """Take all clicks off the chosen segment, and its voxels; can be undone."""
         if self.segment_id:
             self.interaction.clear(self.segment_id)
-            self._touched(self.segment_id)
+            self._touched_all(self.segment_id)
 
     def cancel(self) -> None:
         """Drop what is waited for, with the clicks that asked for it."""
@@ -399,7 +399,7 @@ class Workspace:
             if one.answer is not None:
                 self.last_s = time.monotonic() - self._began_s
                 assert isinstance(one.tag, tuple)
-                self._touched(*self._node().GetSegmentation().GetSegmentIDs())
+                self._touched_all()
         return [*warm, *own]
 
     # Inside
@@ -427,7 +427,11 @@ class Workspace:
             return
         if self._node().GetSegmentation().GetSegment(segment_id) is not None:
             self.segment_id = segment_id
-        self._touched(segment_id)
+        self._touched_all(segment_id)
+
+    def _touched_all(self, *gone: str) -> None:
+        """What changes one segment may take from others, or give back to them."""
+        self._touched(*gone, *self._node().GetSegmentation().GetSegmentIDs())
 
     def _touched(self, *segment_ids: str) -> None:
         self.changes += 1

@@ -23,6 +23,18 @@ SERVES = "import os, sys; print('open', os.environ['GSMEDSEG_WEB_TOKEN'], flush=
 """Stands for `gsmedseg web --until-input-ends`."""
 
 
+LAUNCHES = """
+import sys
+from GSMedSegLib.web import launcher
+class Page(launcher.Page):
+    def __init__(self, number, command, token):
+        super().__init__(number, [sys.executable, "-c", sys.argv[1]], token)
+launcher.Page = Page
+sys.exit(launcher.launch(2, 8700, [], until_input_ends=True))
+"""
+"""Two such pages, until its own input ends."""
+
+
 def wait_until(true: Callable[[], bool]) -> None:
     until = time.monotonic() + 60
     while not true():
@@ -58,6 +70,20 @@ def test_a_page_that_ends_is_started_again_with_its_token(capfd: pytest.CaptureF
         assert page.pid is None
     assert has_said("user 2: open token-2", 1)
     assert "user 1: the page ended; it is started again" in err
+
+
+def test_pages_end_with_the_input_of_their_launcher():
+    """As when the connection breaks over which it was started."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHES, SERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    told = sorted(program.stdout.readline().split(":")[0] for _ in range(2))
+    assert told == ["user 1", "user 2"]
+    program.stdin.close()
+    assert program.wait(60) == 0
+    program.stdout.close()
 
 
 def test_a_page_that_keeps_ending_is_given_up(capfd: pytest.CaptureFixture[str]):

@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from Testing.mrml.conftest import OBLIQUE, scene, serve, slicer_app  # noqa: F401 - fixtures for the tests here too
 
 from GSMedSegLib.atomic import atomic_path  # isort: skip
+from GSMedSegLib.mrml.segments import Overwrite  # isort: skip
 from GSMedSegLib.prompts import ClickLedger  # isort: skip
 from GSMedSegLib.service.engines import ServerEngine  # isort: skip
 from GSMedSegLib.volume_io import Volume, read_labelmap  # isort: skip
@@ -70,6 +71,27 @@ def write(workspace: Workspace, kind: str, folder: Path) -> Path:
     path, work = plan(workspace, kind, folder)
     work()
     return path
+
+
+@pytest.mark.parametrize("way", ["undo", "clear", "remove"])
+def test_a_neighbour_that_got_voxels_back_is_shown_anew(workspace: Workspace, way: str):
+    """Its size and its surface, though the step was on another segment."""
+    workspace.click(ras_of((8, 12, 16)), True)
+    answer(workspace)
+    neighbour = workspace.segment_id
+    before_ml = workspace.rows()[0].volume_ml
+    workspace.set_options(overwrite=Overwrite.OTHERS)
+    workspace.add_segment("Lesion")
+    workspace.click(ras_of((8, 12, 16)), True)
+    answer(workspace)
+    assert workspace.rows()[0].volume_ml < before_ml
+    workspace.changed_segments.clear()
+    if way == "remove":
+        workspace.remove(workspace.segment_id)
+    else:
+        getattr(workspace, way)()
+    assert workspace.rows()[0].volume_ml == before_ml
+    assert neighbour in workspace.changed_segments
 
 
 def test_a_label_map_lies_on_the_image(workspace: Workspace, tmp_path: Path):
