@@ -208,7 +208,15 @@ def test_what_cannot_be_saved_says_why():
     serve(ask)
 
 
-def test_addresses():
+def test_addresses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "gpu1")
+    for full, name in (
+        ("gpu1.clinic.org", "gpu1.clinic.org"),
+        ("1.0.ip6.arpa", "gpu1"),
+        ("localhost", "gpu1"),
+    ):
+        monkeypatch.setattr("socket.getfqdn", lambda full=full: full)
+        assert Address("0.0.0.0", 0, TOKEN).url(81) == f"http://{name}:81/?token={TOKEN}"
     assert Address("127.0.0.1", 0, TOKEN).url(81) == f"http://127.0.0.1:81/?token={TOKEN}"
     tls = (Path("c.pem"), Path("k.pem"))
     assert Address("::1", 0, TOKEN, tls).url(82) == f"https://[::1]:82/?token={TOKEN}"
