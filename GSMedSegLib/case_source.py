@@ -159,12 +159,7 @@ def read_class_names(folder: Path) -> dict[str, list[str]]:
         ValueError: the file does not hold lists of names by case.
     """
     file = folder / CLASS_NAMES
-    if not file.exists():
-        return {}
-    try:
-        names = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON ({error})") from None
+    names = _read_json(file)
     lists = list(names.values()) if isinstance(names, dict) else [None]
     if not all(isinstance(several, list) and all(isinstance(n, str) for n in several) for several in lists):
         raise ValueError(f'{file}: expected {{case: ["name of class 1", …]}}; correct it, or remove it')
@@ -178,12 +173,7 @@ def read_modalities(folder: Path) -> dict[str, str]:
         ValueError: the file does not hold names by case.
     """
     file = folder / MODALITY_NAMES
-    if not file.exists():
-        return {}
-    try:
-        names = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON ({error})") from None
+    names = _read_json(file)
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f'{file}: expected {{case: "CT"}}; correct it, or remove it')
     return names
@@ -364,13 +354,18 @@ def _kept(labels: LabelArray, reading: Reading) -> tuple[LabelArray, list[int]]:
     return np.where(np.isin(labels, kept), labels, 0), kept
 
 
-def _about(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> Any:
+    """What a file holds; an empty dictionary where there is none."""
     if not file.exists():
         return {}
     try:
-        about = json.loads(read_text(file))
+        return json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: not valid JSON ({error})") from None
+
+
+def _about(file: Path) -> dict[str, Any]:
+    about = _read_json(file)
     if not isinstance(about, dict) or not isinstance(about.get("labels", {}), dict):
         raise ValueError(f'{file}: expected {{"modality": …, "labels": {{"1": name, …}}}}')
     return about
