@@ -24,7 +24,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 
 # A module imports from the lines above its own, and from the left in its own line.
 LAYERS = """
-    atomic cropped geometry itk_warnings machine memory labels plain_pickle prompts
+    atomic cropped geometry itk_warnings machine memory labels plain_pickle prompts text_files
     nifti intensity npz dicom_series volume_io metrics simulation roi
     checkpoint download model_store prompt_maps network
     layers decoder engine torch_health memory_need doctor
