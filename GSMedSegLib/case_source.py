@@ -283,7 +283,7 @@ def _challenge_files(
 
 def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
     for folder in _folders_with(("image", "label"), data):
-        files = {stem: file for stem, file in _volumes(folder).items() if stem in ("image", "label")}
+        files = _volumes(file for file in folder.iterdir() if _stem(file) in ("image", "label"))
         if len(files) < 2:
             have, lack = ("image", "label") if "image" in files else ("label", "image")
             raise ValueError(f"{folder} has an {have} but no {lack}; add it, or move the folder away")
@@ -305,7 +305,7 @@ def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
     for images, labels in beside.items():
         if not labels.is_dir():
             continue  # test images, whose labels are kept apart
-        ours, theirs = _volumes(images, "_0000"), _volumes(labels)
+        ours, theirs = _volumes(images.iterdir(), "_0000"), _volumes(labels.iterdir())
         alone = sorted(ours.keys() ^ theirs.keys())
         if alone:
             raise ValueError(
@@ -385,14 +385,14 @@ def _folders_with(stems: Sequence[str], data: Path) -> list[Path]:
     return sorted(found)
 
 
-def _volumes(folder: Path, ending: str = "") -> dict[str, Path]:
-    """The volumes in a folder by their names without suffix, and without an ending.
+def _volumes(files: Iterable[Path], ending: str = "") -> dict[str, Path]:
+    """The volumes among the files of a folder by their names without suffix, and without an ending.
 
     Raises:
         ValueError: two have the same name.
     """
     found = dict[str, Path]()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(files):
         stem = _stem(path).removesuffix(ending)
         if stem in found:
             raise ValueError(f"{found[stem]} and {path.name} are the same volume; move one of them away")

@@ -244,6 +244,9 @@ def test_links_lead_to_cases(tmp_path: Path) -> None:
 def test_two_files_for_one_volume(tmp_path: Path) -> None:
     """The corrected one beside the old one: nobody knows which is meant."""
     write_pair(tmp_path / "a" / "case")
+    for name in ("other.mha", "other.nrrd"):  # nobody asks for these
+        write(tmp_path / "a" / "case" / name, LABELS)
+    assert len(find_sources(tmp_path / "a")) == 1
     write(tmp_path / "a" / "case" / "label.nrrd", LABELS)
     with pytest.raises(ValueError, match=r"label\.nii\.gz and label\.nrrd are the same volume"):
         find_sources(tmp_path / "a")
