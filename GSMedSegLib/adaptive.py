@@ -106,6 +106,8 @@ class AdaptiveStrategy:
         single = np.array(self._shape) == 1
         if not single.all():  # how thick a single slice is says nothing of the zooms to look at
             self._spacing_mm[single] = self._spacing_mm[~single].min()
+        if np.result_type(image.dtype, np.float32) != np.float32:  # which takes large values for the same
+            image, low, high = np.subtract(image, low), 0.0, high - low
         volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
         if not self._by_view:
             volume = ((volume - low) / (high - low)).clamp(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import zlib
 from collections import Counter
@@ -73,7 +74,8 @@ class CaseSource:
         files: that it is read from.
         load: reads it; raises ValueError or OSError as `npz.read_case` and `volume_io.read_volume` do.
         patient: whose it is: what its `labels.json` calls `group`, else its name.
-        reading: names the `Reading` that `load` goes by: with another one the same files give another case.
+        reading: names the `Reading` and the class names that `load` goes by: with others the same files give
+            another case.
     """
 
     name: str
@@ -110,7 +112,7 @@ class Reading:
     def __post_init__(self) -> None:
         if self.objects is not None and self.objects < 1:
             raise ValueError(f"at least one object per case is needed, got {self.objects}")
-        if self.window is not None and not self.window[0] < self.window[1]:
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             raise ValueError(f"a window goes from a lower to a higher grey value, got {self.window}")
 
 
@@ -272,13 +274,13 @@ def _challenge_files(
         if file.parent not in names:
             names[file.parent] = read_class_names(file.parent)
             modalities[file.parent] = read_modalities(file.parent)
-        classes = names[file.parent]
+        classes = tuple(names[file.parent].get(file.stem, ()))
         files = (file,) if truth is None else (file, truth / file.name)
         if not files[-1].exists() and truth is not None:
             raise ValueError(f"{file} has no truth: {files[-1]} does not exist; give its folder as --truth")
         modality = modalities[file.parent].get(file.stem) or modality_in(file.stem)
-        load = functools.partial(_load_npz, files, tuple(classes.get(file.stem, ())), reading)
-        yield CaseSource(file.stem, modality, files, load, reading=str(reading))
+        load = functools.partial(_load_npz, files, classes, reading)
+        yield CaseSource(file.stem, modality, files, load, reading=f"{reading} {classes}")
 
 
 def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
@@ -290,9 +292,12 @@ def _case_folders(data: Path, reading: Reading) -> Iterator[CaseSource]:
         about = _about(folder / "labels.json")
         name = "_".join(folder.relative_to(data).parts) or folder.resolve().name
         pair = (files["image"], files["label"])
-        load = functools.partial(_load_pair, name, pair, about.get("labels", {}), reading)
+        names = about.get("labels", {})
+        load = functools.partial(_load_pair, name, pair, names, reading)
         patient = str(about.get("group") or name)
-        yield CaseSource(name, about.get("modality") or UNKNOWN, pair, load, patient, str(reading))
+        yield CaseSource(
+            name, about.get("modality") or UNKNOWN, pair, load, patient, reading=f"{reading} {names}"
+        )
 
 
 def _pairs(data: Path, reading: Reading) -> Iterator[CaseSource]:
@@ -410,6 +415,12 @@ def _stem(path: Path) -> str:
 
 def _grey(image: NDArray[Any], window: tuple[float, float] | None, path: Path) -> NDArray[np.uint8]:
     try:
-        return to_grey(image, window)
+        grey = to_grey(image, window)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if window and grey.min() == grey.max():
+        raise ValueError(
+            f"{path}: the window {window[0]:g} to {window[1]:g} shows nothing of it; its grey values go from "
+            f"{image.min():g} to {image.max():g}"
+        )
+    return grey

@@ -111,22 +111,24 @@ def _make_cases(options: argparse.Namespace) -> int:
     named.mkdir(exist_ok=True)
     failed, written = [], 0
     classes, modalities = read_class_names(named), read_modalities(named)  # cases made before keep theirs
-    with tqdm(sources, unit="case", file=sys.stderr, disable=None) as bar:
-        for source in bar:
-            try:
-                classes[source.name] = list(_write(source, options))
-                written += 1
-                if source.modality not in (UNKNOWN, modality_in(source.name)):
-                    modalities[source.name] = source.modality
-                else:
-                    modalities.pop(source.name, None)
-            except (ValueError, OSError, MemoryError) as error:
-                failed.append(source.name)
-                bar.write(f"gsmedseg: error: {source.name}: {reason(error)}", file=sys.stderr)
-    if written:
-        _write_names(named / CLASS_NAMES, classes)
-    if modalities or (named / MODALITY_NAMES).exists():
-        _write_names(named / MODALITY_NAMES, modalities)
+    try:
+        with tqdm(sources, unit="case", file=sys.stderr, disable=None) as bar:
+            for source in bar:
+                try:
+                    classes[source.name] = list(_write(source, options))
+                    written += 1
+                    if source.modality not in (UNKNOWN, modality_in(source.name)):
+                        modalities[source.name] = source.modality
+                    else:
+                        modalities.pop(source.name, None)
+                except (ValueError, OSError, MemoryError) as error:
+                    failed.append(source.name)
+                    bar.write(f"gsmedseg: error: {source.name}: {reason(error)}", file=sys.stderr)
+    finally:  # broken off, too: the cases that are there keep their names
+        if written:
+            _write_names(named / CLASS_NAMES, classes)
+        if modalities or (named / MODALITY_NAMES).exists():
+            _write_names(named / MODALITY_NAMES, modalities)
     print(f"{written} {'case' if written == 1 else 'cases'} in {options.output}")
     if failed:
         say(f"error: {len(failed)} of {len(sources)} cases failed: {', '.join(failed)}")

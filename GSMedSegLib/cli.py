@@ -51,8 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from GSMedSegLib.prompt_arguments import join_negative
-
     if arguments is None:
         from GSMedSegLib.memory import keep_freed_memory
 
@@ -62,20 +60,14 @@ def _run(arguments: list[str] | None) -> int:
         sys.stdout.reconfigure(
             errors="backslashreplace"
         )  # a name that the terminal cannot show is no failure
-    options = _parser().parse_args(join_negative(arguments))
+    options = _parse(arguments)
     code: int = options.run(options)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    # Here, where Ctrl+C is caught already: they take half a second.
-    from GSMedSegLib.cases_command import add_make_cases
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    # Here, where Ctrl+C is caught already: what the commands import takes half a second.
     from GSMedSegLib.doctor_command import add_doctor
-    from GSMedSegLib.evaluate_command import add_evaluate
-    from GSMedSegLib.predict_command import add_predict
-    from GSMedSegLib.serve_command import add_serve
-    from GSMedSegLib.web_command import add_web
-    from GSMedSegLib.weights_command import add_weights
 
     parser = Parser(
         prog="gsmedseg",
@@ -84,6 +76,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gsmedseg {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    if arguments[:1] != ["doctor"]:  # which is for when the others cannot be imported
+        from GSMedSegLib.prompt_arguments import join_negative
+
+        arguments = join_negative(arguments)
+        _add_others(commands)
+    add_doctor(commands)
+    return parser.parse_args(arguments)
+
+
+def _add_others(commands: Any) -> None:
+    from GSMedSegLib.cases_command import add_make_cases
+    from GSMedSegLib.evaluate_command import add_evaluate
+    from GSMedSegLib.predict_command import add_predict
+    from GSMedSegLib.serve_command import add_serve
+    from GSMedSegLib.web_command import add_web
+    from GSMedSegLib.weights_command import add_weights
+
     _add_segment(commands)
     add_predict(commands)
     add_evaluate(commands)
@@ -91,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     add_weights(commands)
     add_serve(commands)
     add_web(commands)
-    add_doctor(commands)
     demo = command(commands, "demo", _demo, "make an image, segment it from clicks and draw what came out")
     demo.add_argument(
         "folder",
@@ -100,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("build/demo"),
         help="where to write (default: %(default)s)",
     )
-    return parser
 
 
 # gsmedseg segment

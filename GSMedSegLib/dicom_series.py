@@ -13,10 +13,13 @@ import SimpleITK as sitk
 
 from GSMedSegLib.geometry import FloatArray
 from GSMedSegLib.itk_warnings import no_itk_warnings
+from GSMedSegLib.text_files import path_text
 
 _TITLE_TAGS = ("0020|0011", "0008|0060", "0008|103e")
 """Number, modality and description of a series."""
 _IMAGE_POSITION = "0020|0032"
+_NUMBER_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
+"""Slope, intercept, bits and sign: what a slice's numbers mean."""
 _UNEVEN_SLICES = 0.1
 """How far from an even grid a slice may lie, in slice distances; scanners round positions."""
 _SAME_PLACE = 1e-3
@@ -63,13 +66,15 @@ def find_series(folder: Path) -> list[Series]:
 
 
 def series_in(folder: Path) -> list[Series]:
-    """The series in a folder itself."""
-    reader = sitk.ImageSeriesReader
+    """The series in a folder itself.
+
+    Raises:
+        ValueError: the name of the folder or of a slice is not text.
+    """
+    reader, name = sitk.ImageSeriesReader, path_text(folder)
     with no_itk_warnings():
-        return [
-            Series(uid, folder, tuple(map(Path, reader.GetGDCMSeriesFileNames(os.fspath(folder), uid))))
-            for uid in reader.GetGDCMSeriesIDs(os.fspath(folder))
-        ]
+        slices = {uid: reader.GetGDCMSeriesFileNames(name, uid) for uid in reader.GetGDCMSeriesIDs(name)}
+    return [Series(uid, folder, tuple(Path(path_text(f)) for f in files)) for uid, files in slices.items()]
 
 
 def choose_series(folder: Path, uid: str | None) -> Series:
@@ -107,6 +112,21 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def has_one_scale(reader: sitk.ImageSeriesReader, slices: int) -> bool:
+    """Whether the numbers of all slices mean the same; those of PET often have a slope each.
+
+    Args:
+        reader: that has read the series, with the headers of all slices.
+        slices: how many there are.
+    """
+
+    def scale(k: int) -> list[str]:
+        known = (tag for tag in _NUMBER_TAGS if reader.HasMetaDataKey(k, tag))
+        return [f"{tag} {reader.GetMetaData(k, tag).strip()}" for tag in known]
+
+    return all(scale(k) == scale(0) for k in range(1, slices))
 
 
 def check_even_slices(

@@ -38,7 +38,7 @@ from GSMedSegLib.torch_health import (
 
 EXTRAS = {
     "server": ("fastapi", "prometheus_client", "psutil", "pydantic", "uvicorn"),
-    "web": ("aiohttp", "filelock", "trame", "trame_slicer"),
+    "web": ("aiohttp", "trame", "trame_slicer"),
     "evaluate": ("jinja2", "matplotlib", "skimage"),
     "dicom": ("highdicom", "pydicom"),
     "openvino": ("openvino",),
@@ -270,7 +270,8 @@ def check_temporary_folder(machine: Machine) -> Verdict:
 
 def _check_folder(folder: Path, state: State, advice: str) -> Verdict:
     """The verdict on a folder to write to, or on where it would be made."""
-    place = next(place for place in (folder, *folder.parents) if place.is_dir())
+    places = (folder, *folder.parents)
+    place = next(p for p in places if os.access(p, os.F_OK) and p.is_dir())  # not where one may not look
     free_gib = shutil.disk_usage(place).free / 2**30
     found = f"{folder}, {free_gib:.1f} GiB free"
     try:

@@ -128,7 +128,7 @@ def _transfer(
                 raise _InterruptedError("the server could not continue the file, starting over") from error
             raise _http_error(error, url) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(error, url) from error
+        raise _unreachable(error, url, begun=here > 0) from error
     with response:
         if urllib.parse.urlsplit(url).scheme == "https" and not response.url.startswith("https:"):
             raise ConnectionError(f"{_host(url)} redirects to an address without encryption, not followed")
@@ -229,8 +229,8 @@ def _http_error(error: urllib.error.HTTPError, url: str) -> Exception:
     return ConnectionError(f"{url} could not be downloaded, HTTP {error.code}: {meaning}")
 
 
-def _unreachable(error: Exception, url: str) -> Exception:
-    """What a failed connection means for the user."""
+def _unreachable(error: Exception, url: str, begun: bool) -> Exception:
+    """What a failed connection means for the user; one that was `begun` already may come back."""
     host, reason = _host(url), getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return ConnectionError(
@@ -244,4 +244,5 @@ def _unreachable(error: Exception, url: str) -> Exception:
         way = f"through the proxy {proxy.rpartition('@')[2]}"
     else:
         way = "without a proxy (set HTTPS_PROXY if you need one)"
-    return ConnectionError(f"{host} cannot be reached {way}: {reason}; check the network")
+    gone = f"{host} cannot be reached {way}: {reason}; check the network"
+    return _InterruptedError(gone) if begun else ConnectionError(gone)

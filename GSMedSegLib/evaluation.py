@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ class ResultStore:
             raise ValueError(f"{folder} has results made with {details}; choose another folder, or empty it")
 
     def read(self, source: CaseSource) -> CaseResult | None:
-        """The result of a case, if it is there, went well, and the case's files are still the same."""
+        """The result of a case, if it is there, went well, and the case is still the same."""
         try:
             entry = json.loads(self._file(source.name, ".json").read_text(encoding="utf-8"))
             result = _result(entry["result"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return result if entry["files"] == _state(source) and not result.errors else None
+        if entry["files"] != _state(source) or result.errors:
+            return None
+        return replace(result, modality=source.modality)
 
     def write(self, source: CaseSource, result: CaseResult, picture: bytes | None) -> None:
         """Keep a result and its picture (PNG), each whole or not at all."""
@@ -156,8 +158,8 @@ def _play(
 
 
 def _state(source: CaseSource) -> list[list[Any]]:
-    """What would change if the files of a case did."""
-    found: list[list[Any]] = []
+    """What would change if the files of a case did, or the names of its classes."""
+    found: list[list[Any]] = [[source.reading]]
     for file in source.files:
         try:
             status = file.stat()

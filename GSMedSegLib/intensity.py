@@ -103,7 +103,8 @@ def to_grey(image: NDArray[Any], window: tuple[float, float] | None = None) -> N
         low, high = image.min(), image.max()  # all but a few voxels are the same
     if not low < high:
         raise ValueError("the image is constant, there is nothing to see in it")
-    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    dtype = np.result_type(image.dtype, np.float32)  # float32 does not tell neighbouring large values apart
+    scaled: NDArray[Any] = (image.astype(dtype) - dtype.type(low)) * dtype.type(255 / (high - low))
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 

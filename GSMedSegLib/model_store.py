@@ -11,16 +11,18 @@ is noticed (trust on first use).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
-from GSMedSegLib.atomic import atomic_path
+from GSMedSegLib.atomic import atomic_path, check_target
 from GSMedSegLib.checkpoint import (
     DType,
     file_digest,
@@ -169,11 +171,12 @@ def list_weights() -> list[Entry]:
     """All weights known by name: bundled, public, then imported; `Entry.path` tells which are here."""
     known = [replace(entry, path=_path_if_here(entry)) for entry in CATALOGUE.values()]
     folder = weights_folder()
-    own = sorted(
-        p for s in SUFFIXES for p in folder.glob(f"*{s}") if p.stem not in CATALOGUE and p.name[0] != "."
-    )
+    files = folder.iterdir() if os.access(folder, os.R_OK) and folder.is_dir() else ()
+    own = sorted(p for p in files if p.suffix in SUFFIXES and p.stem not in CATALOGUE and p.name[0] != ".")
     return known + [
-        Entry(p.stem, "imported", size_mb=round(p.stat().st_size / 1e6), suffix=p.suffix, path=p) for p in own
+        Entry(p.stem, "imported", size_mb=round(p.stat().st_size / 1e6), suffix=p.suffix, path=p)
+        for p in own
+        if _is_there(p)
     ]
 
 
@@ -206,6 +209,8 @@ def fetch(
 ) -> Path:
     """Get public weights by name; what is here and whole already is not downloaded again.
 
+    Of several processes that want the same file one downloads it, the others wait.
+
     Args:
         name: one of `list_weights()`.
         accept_terms: True, or a function that is given the terms and returns whether the user accepts them.
@@ -219,17 +224,17 @@ def fetch(
     Raises:
         ValueError: the name is unknown, the terms were not accepted, the network is forbidden, or what came
             is not the file expected (it is deleted).
-        OSError: the download failed; says what to do.
+        OSError: the download failed, or the store is not ours to write to; says what to do.
     """
     entry = CATALOGUE.get(name)
     if entry is None:
         raise ValueError(f"expected one of {', '.join(CATALOGUE)} to fetch, got {name!r}")
     if entry.url is None:
         return resolve(name)
-    here = _path_if_here(entry)
-    if here is not None and _recorded(here) in {None, sha256_of(here)}:
-        return here
+    if whole := _whole(entry):
+        return whole
     if is_offline() if offline is None else offline:
+        here = _path_if_here(entry)
         state = "not on this machine" if here is None else f"damaged ({here} is not what was downloaded)"
         raise ValueError(
             f"{name} is {state} and the network is switched off (GSMEDSEG_OFFLINE); "
@@ -242,14 +247,19 @@ def fetch(
             f"{entry.licence.url}, then add --accept-terms (in Python: accept_terms=True)"
         )
     target = _file_of(entry)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        download(url or entry.url, target, check=lambda file: _check(file, entry, target), progress=progress)
-    except ConnectionError as error:
-        raise ConnectionError(f"{error}; {_by_hand(entry)}") from error
-    except ValueError as error:
-        raise ValueError(f"{error}; {_by_hand(entry)}") from error
-    _record(target)
+    _make_store(target)
+    with _alone(target):
+        if whole := _whole(entry):  # another process was faster
+            return whole
+        try:
+            download(
+                url or entry.url, target, check=lambda file: _check(file, entry, target), progress=progress
+            )
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}; {_by_hand(entry)}") from error
+        except ValueError as error:
+            raise ValueError(f"{error}; {_by_hand(entry)}") from error
+        _record(target)
     return target
 
 
@@ -280,7 +290,7 @@ def import_file(path: str | os.PathLike[str], name: str | None = None) -> Path:
     entry = CATALOGUE.get(name) or Entry(name, "imported")
     entry = replace(entry, suffix=suffix)
     target = _file_of(entry)
-    here = next((p for s in SUFFIXES if (p := target.with_name(name + s)).exists()), None)
+    here = next((p for s in SUFFIXES if _is_there(p := target.with_name(name + s))), None)
     if here is not None:
         if sha256_of(here) == sha256_of(path):
             return here
@@ -288,7 +298,7 @@ def import_file(path: str | os.PathLike[str], name: str | None = None) -> Path:
             f"there are other weights named {name} already ({here}): choose another --name or delete it"
         )
     _check(path, entry, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_store(target)
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)
     _record(target)
@@ -332,7 +342,44 @@ def _path_if_here(entry: Entry) -> Path | None:
     places = [_file_of(entry)]
     if entry.name != BUNDLED:
         places += [weights_folder() / (entry.name + suffix) for suffix in SUFFIXES]
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if _is_there(place)), None)
+
+
+def _is_there(place: Path) -> bool:
+    """False also where one may not look, as in another user's home in a container."""
+    try:
+        return place.exists()
+    except OSError:
+        return False
+
+
+def _whole(entry: Entry) -> Path | None:
+    """The file of an entry if it is here, and what was downloaded or imported."""
+    here = _path_if_here(entry)
+    return here if here is not None and _recorded(here) in {None, sha256_of(here)} else None
+
+
+def _make_store(target: Path) -> None:
+    """Make the folder of a file that is to be written.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        check_target(target)
+    except OSError as error:
+        advice = "set GSMEDSEG_HOME to a folder that you may write to"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", str(target.parent)) from error
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Waits while another process downloads the file; on a file system without locks it does not."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(NotImplementedError, OSError):
+            held.enter_context(FileLock(target.with_name(f".{target.name}.lock")))
+        yield
 
 
 def _not_here(entry: Entry) -> str:

@@ -20,6 +20,7 @@ from GSMedSegLib.geometry import FloatArray, grid_distance_mm
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
 _LITTLE_ENDIAN_START = (348).to_bytes(4, "little")
+_NIFTI2_STARTS = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
 _FLOAT_TYPES = {"16": "f4", "64": "f8"}
 """Header start (its own size) and codes of the types that can be NaN. Source: nifti1.h."""
 _FORM_CODES = ("qform_code", "sform_code")
@@ -55,6 +56,15 @@ def check_voxels(reader: sitk.ImageFileReader, path: Path) -> None:
         raise ValueError(f"{path}: the file is damaged or incomplete; copy or export it again") from error
     if left_bytes:
         raise ValueError(f"{path}: the file is incomplete, {left_bytes} bytes are missing; copy it again")
+
+
+def is_nifti2(path: Path) -> bool:
+    """Whether a file is of the second version of NIfTI, plain or packed, which SimpleITK does not know."""
+    try:
+        with _unpacked(path) as stream:
+            return stream.read(4) in _NIFTI2_STARTS
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
 
 
 def has_position(image: sitk.Image) -> bool:

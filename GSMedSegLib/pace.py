@@ -104,10 +104,12 @@ class PacedSegmenter:
         self._efforts[0].segmenter.set_image(case)
         known: int | None = None
         if not self._efforts[0].work:
-            first = next((n for n, (clicks, box) in enumerate(prompts) if clicks or box), 0)
-            clicks, box = prompts[first]
-            known = first
-            self._timed(self._efforts[0], case, first, (clicks[:1], box))  # its window is kept: not in vain
+            starts = (
+                n for n, (clicks, box) in enumerate(prompts) if box or any(c.positive for c in clicks[:1])
+            )
+            known = next(starts, 0)
+            clicks, box = prompts[known]
+            self._timed(self._efforts[0], case, known, (clicks[:1], box))  # its window is kept: not in vain
 
         def segments() -> Iterator[Segment]:
             for n, class_prompts in enumerate(prompts):
@@ -150,6 +152,7 @@ class PacedSegmenter:
         began = self._clock()
         effort.segmenter.set_image(case)
         segment = effort.segmenter.segment_class(index, prompts)
-        effort.seconds += self._clock() - began
-        effort.work += self._work(len(prompts[0]))
+        if segment.logits.numel():  # one with nothing to start from takes no time, and tells of none
+            effort.seconds += self._clock() - began
+            effort.work += self._work(len(prompts[0]))
         return segment

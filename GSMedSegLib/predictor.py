@@ -24,6 +24,7 @@ from GSMedSegLib.cropped import Voxel, crop
 from GSMedSegLib.engine import Engine
 from GSMedSegLib.geometry import spacing_kji_mm
 from GSMedSegLib.hint import Hint, next_click
+from GSMedSegLib.intensity import scale
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.model_store import resolve
 from GSMedSegLib.network import build_network
@@ -122,6 +123,8 @@ class Predictor:
             self._strategy = AdaptiveStrategy(engine, size)
         else:
             self._strategy = ReferenceStrategy(engine, size)
+        window = engine.metadata.get("window", "").split()
+        self._window = (float(window[0]), float(window[1])) if window else None
         self._ledger: ClickLedger | None = None
         self._ijk_to_ras = np.eye(4)
         self._known: OrderedDict[ObjectPrompts, Segment] = OrderedDict()
@@ -137,6 +140,8 @@ class Predictor:
 
         Args:
             image: (K, J, I) real numbers, any range; not copied, so it must stay as it is while it is in use.
+                Weights that were trained in a window of grey values see it in that window, unless it has 8
+                bits: then it was put into one before.
             ijk_to_ras: (4, 4) voxels (i, j, k) to millimetres; None for cubes of 1 mm.
             ledger: clicks made earlier on this image, to go on from.
 
@@ -154,6 +159,8 @@ class Predictor:
             ledger.check_image(image.shape, matrix)
             if ledger.ijk_to_ras is not None:
                 matrix = ledger.ijk_to_ras  # formats round it differently; the same clicks give the same bits
+        if self._window is not None and image.dtype != np.uint8:
+            image = scale(image, self._window)
         self._strategy.set_image(image, spacing_kji_mm(matrix))
         self._ledger = ledger if ledger is not None else ClickLedger(image.shape, matrix)
         self._ijk_to_ras = matrix

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from GSMedSegLib.atomic import atomic_path, check_target
-from GSMedSegLib.dicom_series import check_even_slices, choose_series
+from GSMedSegLib.dicom_series import check_even_slices, choose_series, has_one_scale
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
@@ -31,7 +31,8 @@ from GSMedSegLib.geometry import (
 )
 from GSMedSegLib.itk_warnings import no_itk_warnings
 from GSMedSegLib.labels import as_labels
-from GSMedSegLib.nifti import check_forms_agree, check_voxels, has_position
+from GSMedSegLib.nifti import check_forms_agree, check_voxels, has_position, is_nifti2
+from GSMedSegLib.text_files import path_text
 
 READ_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -193,9 +194,10 @@ def check_volume_target(path: str | os.PathLike[str]) -> None:
     """Raises when `write_volume` could not write there: worth knowing before a long computation.
 
     Raises:
-        ValueError: unknown suffix.
+        ValueError: unknown suffix, or a name that is not text.
         OSError: no such folder, or it cannot be written to.
     """
+    path_text(path)
     if not Path(path).name.endswith(WRITE_SUFFIXES):
         raise ValueError(
             f"{path}: volumes are written as {', '.join(WRITE_SUFFIXES)}; choose one of these endings"
@@ -281,20 +283,25 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
         reader.MetaDataDictionaryArrayUpdateOn()
         try:
             image: sitk.Image = reader.Execute()
+            _check_scalar(image, folder)
+            if image.GetPixelID() != sitk.sitkFloat64 and not has_one_scale(reader, len(files)):
+                reader.SetOutputPixelType(sitk.sitkFloat64)  # the first slice's type need not hold the others
+                image = reader.Execute()
         except RuntimeError as error:
             raise ValueError(
                 f"{folder}: the series is not one volume (a damaged slice, or slices of several sizes)"
             ) from error
-    _check_scalar(image, folder)
     check_even_slices(reader, image, files, folder)
     return image
 
 
 def _read_header(path: Path) -> sitk.ImageFileReader:
     """Geometry and type; no voxels yet."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
-    image_io = reader.GetImageIOFromFileName(os.fspath(path))
+    reader, name = sitk.ImageFileReader(), path_text(path)
+    reader.SetFileName(name)
+    image_io = reader.GetImageIOFromFileName(name)
+    if not image_io and is_nifti2(path):
+        raise ValueError(f"{path}: this is NIfTI-2; save it as NIfTI-1, for example with nibabel.Nifti1Image")
     if not image_io:
         raise ValueError(
             f"{path}: not a readable image (empty, damaged or of another kind); "

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from GSMedSegLib.atomic import atomic_path
@@ -30,7 +29,8 @@ class Finding:
         name: of the case.
         state: of its files, as they were then, and how they were read.
         problem: why it cannot be trained on; empty when it can.
-        labels: in it, of at least `MIN_VOXELS` voxels; a case without any is no problem, but of no use.
+        labels: that have a piece of at least `MIN_VOXELS` voxels; a case without any is no problem, but of no
+            use.
         passing: whether the problem may be over the next time, as with a share that is away.
     """
 
@@ -57,7 +57,7 @@ def check_cases(
     Raises:
         OSError: that file cannot be written.
     """
-    before = {json.dumps(finding.state): finding for finding in _read_findings(known)}
+    record = {json.dumps(finding.state): finding for finding in _read_findings(known)}
     found: list[Finding] = []
     known.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -66,10 +66,12 @@ def check_cases(
                 [str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [str(f), 0, 0]
                 for f in source.files
             ] + [[source.reading]]
-            found.append(before.get(json.dumps(state)) or _look(source, state))
+            key = json.dumps(state)
+            record[key] = record.get(key) or _look(source, state)
+            found.append(record[key])
             seen(source)
-    finally:
-        kept = [asdict(finding) for finding in found if not finding.passing]
+    finally:  # broken off, too: what was not come to yet is still known from before
+        kept = [asdict(finding) for finding in record.values() if not finding.passing]
         with atomic_path(known) as temporary:
             Path(temporary).write_text(json.dumps(kept), encoding="utf-8")
     return found
@@ -82,12 +84,11 @@ def _look(source: CaseSource, state: list[list[object]]) -> Finding:
             raise ValueError("it has no labels")
         if case.image.min() == case.image.max():
             raise ValueError("its image is constant, there is nothing to see in it")
-        values, counts = np.unique(case.truth, return_counts=True)
-        labels = [int(v) for v, n in zip(values, counts, strict=True) if v and n >= MIN_VOXELS]
+        pieces = LabelledVolume(case.truth, case.spacing_mm, None).pieces
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         passing = isinstance(error, (OSError, MemoryError))
         return Finding(source.name, state, " ".join(str(error).split()) or type(error).__name__, [], passing)
-    return Finding(source.name, state, "", labels)
+    return Finding(source.name, state, "", sorted({piece.label for piece in pieces}))
 
 
 def _read_findings(known: Path) -> list[Finding]:
@@ -201,7 +202,7 @@ def find_data(config: Config) -> Data:
             )
     if wanted.path:
         validation = find_sources(
-            Path(config.root) / wanted.path, reading=Reading(wanted.limit_objects or None)
+            Path(config.root) / wanted.path, reading=Reading(wanted.limit_objects or None, window_of(config))
         )
     trained_on = {file.resolve() for _, cases in training for case in cases for file in case.files}
     both = [case.name for case in validation if trained_on.intersection(f.resolve() for f in case.files)]
@@ -215,12 +216,21 @@ def find_data(config: Config) -> Data:
     return Data(training, validation)
 
 
+def window_of(config: Config) -> tuple[float, float] | None:
+    """The grey values that become 0 and 255 in all sources of cases; None where they do not share them."""
+    windows = {_window(source) for source in config.data if source.kind == "cases"}
+    return windows.pop() if len(windows) == 1 else None
+
+
 def _reading(source: Source, objects: int = 0) -> Reading:
     """How a source's cases are read, with at most so many objects; 0 for all."""
+    return Reading(objects or None, _window(source))
+
+
+def _window(source: Source) -> tuple[float, float] | None:
     if len(source.window) not in (0, 2):
         raise ValueError(f"window: expected two grey values, got {list(source.window)}")
-    window = (source.window[0], source.window[1]) if source.window else None
-    return Reading(objects or None, window)
+    return (source.window[0], source.window[1]) if source.window else None
 
 
 def look_at(data: Data, output: Path) -> list[Finding]:
@@ -253,7 +263,7 @@ def without_broken(data: Data, config: Config, ranks: Ranks) -> Data:
             if not finding.problem and finding.labels:
                 kept.append(case)
             elif ranks.first:
-                why = finding.problem or f"no label has {MIN_VOXELS} voxels"
+                why = finding.problem or f"no label has {MIN_VOXELS} voxels in one piece"
                 print(f"left out: {case.name}: {why}", file=sys.stderr)
         return kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,6 @@ LAST = "last.pt"
 BEST = "best.safetensors"
 AVERAGE = "average.safetensors"
 WEIGHTS = "weights.safetensors"
-
-GROUP_SETTINGS = ("factor", "weight_decay")
-"""Of a group of weights, what the settings say rather than the checkpoint."""
 
 Curve = dict[str, Any]
 """A validation as plain values, see `validation.validate`."""
@@ -59,7 +57,7 @@ def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
     stored = {
         "model": state.network.state_dict(),
         "average": state.average.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "optimiser": {"kind": type(state.optimiser).__name__, "remembered": _remembered(state)},
         "scaler": state.scaler.state_dict(),
         "step": state.step,
         "curves": state.curves,
@@ -70,12 +68,23 @@ def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
     try:
         with atomic_path(path) as temporary:
             torch.save(stored, temporary)
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())  # a power cut must not come between the new name and the new bytes
     except RuntimeError as error:  # what torch makes of a full disk
         raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
 
+def clear(folder: Path) -> None:
+    """Delete what a run that was killed had begun to write there."""
+    for name in (LAST, AVERAGE, BEST, WEIGHTS):
+        for begun in folder.glob(f".{'[0-9a-f]' * 8}-{name}"):
+            begun.unlink()
+
+
 def resume(path: Path, state: State) -> Mapping[str, Any] | None:
     """Load a checkpoint into a state if there is one.
+
+    What is trained, and how fast, is as it is set now.
 
     Returns:
         the settings it was made with; None where there is no checkpoint.
@@ -87,23 +96,36 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
         return None
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        wanted = [{k: v for k, v in g.items() if k in GROUP_SETTINGS} for g in state.optimiser.param_groups]
         state.network.load_state_dict(stored["model"])
         state.average.load_state_dict(stored["average"])
-        state.optimiser.load_state_dict(stored["optimiser"])
-        for group, its in zip(state.optimiser.param_groups, wanted, strict=True):
-            group.update(its)  # as they are set now
+        _remember(state, **stored["optimiser"])
         state.scaler.load_state_dict(stored["scaler"])
         state.step = int(stored["step"])
         state.curves, state.best_step = dict(stored["curves"]), stored["best_step"]
         state.seen = set(stored.get("seen", ()))
         settings: dict[str, Any] = stored["settings"]
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{path} is damaged, or of another network or optimiser; move it away to start anew ({reason})"
         ) from None
     return settings
+
+
+def _remembered(state: State) -> dict[str, Any]:
+    """What the optimiser remembers, by the names of the weights: its groups may be others the next time."""
+    return {
+        n: state.optimiser.state[p] for n, p in state.network.named_parameters() if p in state.optimiser.state
+    }
+
+
+def _remember(state: State, kind: str, remembered: Mapping[str, Any]) -> None:
+    if kind != (now := type(state.optimiser).__name__):
+        raise ValueError(f"it was made by {kind}, not by {now}")
+    names = {parameter: name for name, parameter in state.network.named_parameters()}
+    order = [names[p] for group in state.optimiser.param_groups for p in group["params"]]
+    known = {n: remembered[name] for n, name in enumerate(order) if name in remembered}
+    state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": known})
 
 
 def export(path: Path, network: Network, metadata: Mapping[str, str]) -> None:

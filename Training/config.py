@@ -37,6 +37,7 @@ class Source:
         weight: how often it is drawn from, compared with the others.
         lesions: of maps: the sets that are shapes to paste into the others.
         window: of cases that are images: the grey values that become 0 and 255; empty for the usual ones.
+            Weights whose sources of cases all share it look at every image of more than 8 bits in it.
         regions: of cases: how often regions that the image itself shows are asked for, in place of labels, in
             steps with clicks enough to say which is meant (`clicks.TELLING_CLICKS`).
     """

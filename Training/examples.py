@@ -312,7 +312,12 @@ class Share(Sampler[int]):
 
 
 def stream(draws: Draws, share: Share, workers: int) -> Iterator[list[Example]]:
-    """The views of one case after the other, made by other processes where there are workers."""
+    """The views of one case after the other, made by other processes where there are workers.
+
+    Raises:
+        RuntimeError: a case cannot be read any more, or a worker is gone; from the iterator.
+        MemoryError: there is too little of it; from the iterator.
+    """
     loader: DataLoader[list[Example]] = DataLoader(
         draws,
         batch_size=None,
@@ -321,7 +326,17 @@ def stream(draws: Draws, share: Share, workers: int) -> Iterator[list[Example]]:
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_begin_worker if workers else None,
     )
-    return iter(loader)
+    return _in_one_line(iter(loader))
+
+
+def _in_one_line(examples: Iterator[list[Example]]) -> Iterator[list[Example]]:
+    """Torch makes a worker's whole traceback its message; the reason is the last line."""
+    try:
+        yield from examples
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[-1]
+        kind = MemoryError if isinstance(error, MemoryError) else RuntimeError
+        raise kind(f"an example could not be made, {reason}") from error
 
 
 def _begin_worker(worker: int) -> None:

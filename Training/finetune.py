@@ -29,7 +29,7 @@ from GSMedSegLib.engine import find_device, find_precision
 from GSMedSegLib.memory import keep_freed_memory
 from GSMedSegLib.sharding import Ranks, join_ranks, own_device
 from Training import checkpoints, optimiser
-from Training.cases import Data, find_data, look_at, patient_of, without_broken
+from Training.cases import Data, find_data, look_at, patient_of, window_of, without_broken
 from Training.checkpoints import AVERAGE, BEST, LAST, WEIGHTS, State
 from Training.config import Config, as_table, read_config
 from Training.examples import Draws, Example, Share, make_pools, stream
@@ -38,6 +38,7 @@ from Training.model_card import write_model_card
 from Training.progress import Progress, check_tools
 from Training.start import start_network
 from Training.validation import draw_curves, table, validate
+from Training.volumes import MIN_VOXELS
 
 ONE_WISH_S = 1.0
 """Signals within so many seconds are one wish to stop: torchrun passes on what the terminal sent already."""
@@ -86,7 +87,7 @@ def check(config: Config) -> int:
     for finding in broken:
         print(f"{finding.name}: {finding.problem}")
     if empty:
-        print(f"nothing is labelled in {', '.join(empty)}; they will not be drawn")
+        print(f"no label has {MIN_VOXELS} voxels in one piece in {', '.join(empty)}; they will not be drawn")
     print(f"{len(findings)} cases, {len(broken)} broken, {len(empty)} without labels")
     return 1 if broken else 0
 
@@ -110,6 +111,8 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     torch.manual_seed(config.seed)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
+    if ranks.first:
+        checkpoints.clear(output)
     device = find_device(own_device(config.device))
     find_precision(config.optimisation.precision, device)  # before the cases are read
     check_tools()
@@ -144,19 +147,28 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
 
     saved_at = time.monotonic()
     with Stop(ranks.first) as stop, Progress(output, steps, state.step, ranks.first) as progress:
-        if data.validation and not state.curves:
+        if data.validation and validation_is_due(state, steps, steps_per_epoch, config):
+            first = not state.curves
             measure(state, data, config, metadata, device, ranks, progress)
+            if not first:  # it was broken off after the last checkpoint
+                keep_best(state, output, metadata, ranks, progress)
+                if ranks.first:
+                    save(state, output, config, metadata, progress, must=False)
         stopped = False
         while state.step < steps and not stopped:
-            views = [view for _ in share.slots for view in next(draws)]
+            try:
+                views = [view for _ in share.slots for view in next(draws)]
+            except (RuntimeError, MemoryError):
+                if ranks.first and state.step:
+                    save(state, output, config, metadata, progress, must=False)
+                raise
             figures, images, shown, stopped = take_step(
                 state, views, config, steps, steps_per_epoch, device, ranks, stop
             )
             progress.step(state.step, figures, images, shown)
             last = state.step == steps
-            epoch, rest = divmod(state.step, steps_per_epoch)
             due = last or stopped or time.monotonic() - saved_at > config.save_every_s
-            if data.validation and (last or (rest == 0 and epoch % config.validation.every == 0)):
+            if data.validation and validation_is_due(state, steps, steps_per_epoch, config):
                 if ranks.first:  # who is asked to stop meanwhile may not have the time for it later
                     save(state, output, config, metadata, progress, must=False)
                 measure(state, data, config, metadata, device, ranks, progress)
@@ -222,6 +234,13 @@ def check_run(state: State, data: Data, steps: int, changed: Sequence[str], conf
 def _patients(cases: Iterable[CaseSource], config: Config) -> set[str]:
     pattern = "" if config.validation.path else config.validation.patient
     return {patient_of(case, pattern) for case in cases}
+
+
+def validation_is_due(state: State, steps: int, steps_per_epoch: int, config: Config) -> bool:
+    """Whether a validation of the weights as they are is wanted, and was not made yet."""
+    epoch, rest = divmod(state.step, steps_per_epoch)
+    wanted = state.step == steps or (rest == 0 and epoch % config.validation.every == 0)
+    return not state.curves or (wanted and state.step not in state.curves)
 
 
 def take_step(
@@ -337,6 +356,9 @@ def describe(config: Config, metadata: dict[str, str]) -> dict[str, str]:
     described = {**metadata, "roi": str(config.sampling.roi), "intensity": config.sampling.intensity}
     if any(stage.get("box") for stage in config.sampling.stages):
         described["box"] = "map"
+    described.pop("window", None)
+    if window := window_of(config):
+        described["window"] = f"{window[0]:g} {window[1]:g}"
     return {**described, "init": Path(config.init).name, "source": "GSMedSeg Training.finetune"}
 
 
@@ -395,6 +417,8 @@ def conclude(
     """Write the weights to use with their model card, and what the training brought."""
     output = Path(config.output)
     if ranks.agree(_newer(output / WEIGHTS, output / LAST)):
+        if ranks.first:
+            print(f"at its end already, weights: {output / WEIGHTS}; more epochs would go on from there")
         return
     network, step = state.average, state.step
     if state.best_step is not None and state.best_step != state.step:

@@ -9,7 +9,8 @@ all views and processes, gets the mean, however the objects were spread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -204,6 +205,18 @@ def _learn_views(
     tally.objects += len(asked)
 
 
+@contextmanager
+def _without_gradients() -> Iterator[None]:
+    """For answers on the way; autocast forgets the weights that it cast for them.
+
+    Before torch 2.11 it would go on with those, and the weights would get no gradient.
+    Source: https://github.com/pytorch/pytorch/pull/165068.
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
+
+
 def _detached(encoded: Encoded) -> Encoded:
     return replace(encoded, low=encoded.low.detach(), full=encoded.full.detach())
 
@@ -221,7 +234,7 @@ def _hard_ones(
     device = encoded.low.device
     owner = torch.tensor([n for n, _ in asked], device=device)
     objects = [one for _, one in asked]
-    with torch.no_grad():
+    with _without_gradients():
         prompts = to_prompts(objects, _boxes(objects, device) if head.mixer is not None else None, owner)
         answer = _answer(head, encoded, prompts, sampling.quick_rounds and head.mixer is not None)
         targets = torch.stack([one.target for one in objects]).unsqueeze(1).float().to(device)
@@ -261,7 +274,7 @@ def _learn_objects(
     previous = _boxes(asked, device) if head.mixer is not None else None
     quick = config.sampling.quick_rounds and head.mixer is not None
     for _ in range(plan.rounds):
-        with torch.no_grad():
+        with _without_gradients():
             prompts = to_prompts(asked, previous, owner)
             answer = _answer(head, _detached(encoded), prompts, quick)
         place_on_errors(asked, answer)

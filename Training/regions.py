@@ -23,6 +23,10 @@ CLEAR_BORDER, BORDER_TO_INSIDE = 1.2, 1.5
 """How steep a region's border must be: so many times the basin's depth, and so many times its inside."""
 
 
+FEWEST_VOXELS = 4
+"""An image with fewer along an axis has no slopes: ITK's filters refuse it."""
+
+
 @dataclass(frozen=True)
 class Grain:
     """How coarsely an image is divided.
@@ -51,10 +55,12 @@ def find_regions(
         grain: how coarsely.
 
     Returns:
-        (K, J, I) labels 1, 2, …; 0 where there is no clear region.
+        (K, J, I) labels 1, 2, …; 0 where there is no clear region, as in a stack of three slices.
 
     Source: watershed by flooding of the gradient magnitude, as in ITK's `MorphologicalWatershedImageFilter`.
     """
+    if min(image.shape) < FEWEST_VOXELS:
+        return np.zeros(image.shape, np.uint16)
     smooth = sitk.GetImageFromArray(np.asarray(image, np.float32))
     smooth.SetSpacing(tuple(float(s) for s in spacing_mm[::-1]))
     slopes = sitk.GradientMagnitudeRecursiveGaussian(smooth, grain.sigma * float(min(spacing_mm)))

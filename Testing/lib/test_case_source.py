@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,13 @@ def test_grey_values(tmp_path: Path) -> None:
     assert window[:101].max() == 0
     assert window[110] == 51
     assert window[150:].min() == 255
+
+
+def test_a_window_that_shows_nothing(tmp_path: Path) -> None:
+    """As one in another unit: cases without anything to see would be written."""
+    write_pair(tmp_path / "c")
+    with pytest.raises(ValueError, match=r"image.nii.gz: the window 1000 to 2000 shows .* from 0 to 208"):
+        find_sources(tmp_path, reading=Reading(window=(1000, 2000)))[0].load()
 
 
 def test_a_rare_value_is_seen(tmp_path: Path) -> None:
@@ -320,7 +328,9 @@ def test_bad_content(tmp_path: Path) -> None:
         find_sources(tmp_path / "flat")[0].load()
 
 
-@pytest.mark.parametrize(("objects", "window"), [(0, None), (None, (3.0, 3.0))])
+@pytest.mark.parametrize(
+    ("objects", "window"), [(0, None), (None, (3.0, 3.0)), (None, (0.0, math.inf)), (None, (-math.inf, 0.0))]
+)
 def test_bad_readings(objects: int | None, window: tuple[float, float] | None) -> None:
     with pytest.raises(ValueError, match=r"at least one object|from a lower to a higher"):
         Reading(objects, window)

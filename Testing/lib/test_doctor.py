@@ -20,6 +20,7 @@ import pytest
 
 from GSMedSegLib import __version__, doctor, model_store
 from GSMedSegLib.doctor import CHECKS, EXTRAS, Check, Finding, examine, private
+from GSMedSegLib.doctor_command import UNWELL
 from GSMedSegLib.machine import Card, Imported, Machine, Memory
 from GSMedSegLib.torch_health import runs_on
 from Testing.lib.test_packaging import pyproject  # noqa: F401 (a fixture)
@@ -100,19 +101,20 @@ def test_a_check_that_breaks_is_a_problem(monkeypatch: pytest.MonkeyPatch):
 def test_without_any_package(quick: bool, tmp_path: Path):
     """With nothing but Python: the doctor comes up, says what is missing, and how to get it."""
     code = (
-        "import json, sys; sys.path[:] = [p for p in sys.path if 'packages' not in p];"
+        "import sys; sys.path[:] = [p for p in sys.path if 'packages' not in p];"
         f"sys.path.insert(0, {str(ROOT)!r});"
-        "from dataclasses import asdict; from GSMedSegLib.doctor import examine;"
-        f"print(json.dumps([asdict(f) for f in examine(quick={quick})]));"
-        "assert 'numpy' not in sys.modules"
+        "from GSMedSegLib.cli import main;"
+        f"code = main(['doctor', '--json', *{['--quick'] * quick}]);"
+        "assert 'numpy' not in sys.modules;"
+        "sys.exit(code)"
     )
     run = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    findings = {finding["name"]: finding for finding in json.loads(run.stdout)}
+    assert run.returncode == UNWELL, run.stderr
+    findings = {finding["name"]: finding for finding in json.loads(run.stdout)["findings"]}
     assert findings["packages"]["state"] == "problem"
     assert "torch is missing" in findings["packages"]["found"]
     assert "pytorch.org" in findings["packages"]["advice"]
-    assert findings["bundled weights"]["advice"] == "python -m pip install platformdirs"
+    assert findings["bundled weights"]["advice"] == "python -m pip install filelock"
     if not quick:
         assert (findings["torch"]["state"], findings["torch"]["found"]) == ("problem", "not installed")
         assert findings["GPU"]["state"] == "ok"
@@ -419,6 +421,13 @@ def test_folders_that_are_full_or_closed(tmp_path: Path, monkeypatch: pytest.Mon
     assert finding.state == "warning"
     assert "cannot be written to (Permission denied)" in finding.found
     assert ask("temporary folder").state == "problem"
+
+
+def test_a_home_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another user's, in a container; a name that is too long fails alike, whoever runs this test."""
+    monkeypatch.setenv("GSMEDSEG_HOME", str(tmp_path / ("x" * 300)))
+    for name in ("bundled weights", "checksums", "weights folder"):
+        assert ask(name).state == "ok"
 
 
 def safetensors(path: Path, tensor_bytes: int) -> Path:

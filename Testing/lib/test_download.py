@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import shutil
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -200,6 +202,30 @@ def test_a_lasting_server_fault_ends_and_keeps_what_came(server: FileServer, tar
         download(server.url, target)
     assert part_of(target).stat().st_size == 300_000
     assert len(server.requests) == module.ATTEMPTS
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_line_that_is_away_in_the_middle(
+    lasting: bool, server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment names cannot be looked up: what has come is gone on from, or kept."""
+    server.cut_after = [300_000]
+    plain, asked = urllib.request.OpenerDirector.open, []
+
+    def looked_up(*arguments: Any, **options: Any) -> Any:
+        asked.append(None)
+        if 2 <= len(asked) <= (99 if lasting else 3):
+            raise urllib.error.URLError(socket.gaierror(-3, "Temporary failure in name resolution"))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", looked_up)
+    if lasting:
+        with pytest.raises(ConnectionError, match=r"cannot be reached .*0\.3 MB are kept, run the same comm"):
+            download(server.url, target)
+    else:
+        download(server.url, target)
+        assert target.read_bytes() == CONTENT
+        assert server.asked("Range") == [None, "bytes=300000-"]
 
 
 @pytest.mark.parametrize(

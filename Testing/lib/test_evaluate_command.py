@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -15,7 +16,8 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from GSMedSegLib.case_source import find_sources, modality_in
+from GSMedSegLib import cases_command
+from GSMedSegLib.case_source import CaseSource, find_sources, modality_in
 from GSMedSegLib.cli import main
 from GSMedSegLib.npz import read_case, read_labels
 
@@ -132,6 +134,24 @@ def test_a_bad_volume_stops_no_other(
     assert main(["make-cases", str(data), str(tmp_path / "out")]) == 0
 
 
+def test_cases_that_were_made_before_an_interruption_keep_their_names(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = cases_command._write
+
+    def interrupted(source: CaseSource, options: argparse.Namespace) -> tuple[str, ...]:
+        if source.name == NAMES[2]:
+            raise KeyboardInterrupt
+        return write(source, options)
+
+    monkeypatch.setattr(cases_command, "_write", interrupted)
+    assert main(["make-cases", str(volumes), str(tmp_path), "--modality", "SPECT"]) == 130
+    made = find_sources(tmp_path)
+    assert [(s.name, s.modality, s.load().classes) for s in made] == [
+        (name, "SPECT", ("near", "far")) for name in NAMES[:2]
+    ]
+
+
 def test_names_of_earlier_cases_are_kept(volumes: Path, tmp_path: Path) -> None:
     for name in NAMES[:2]:
         assert main(["make-cases", str(volumes / name), str(tmp_path)]) == 0
@@ -199,6 +219,21 @@ def test_a_report_is_written(cases: Path, tmp_path: Path, capsys: pytest.Capture
     assert evaluate(cases, report, "--save-masks") == 0
     assert rows(report) == again
     assert (report / "cases" / "CT_small.json").stat().st_mtime_ns == stamp, "it was played again"
+
+
+def test_names_and_modalities_may_come_later(volumes: Path, tmp_path: Path) -> None:
+    """Said after an evaluation, they are in its report when it is made again."""
+    data, report = tmp_path / "data", tmp_path / "report"
+    shutil.copytree(volumes / NAMES[0], data)
+    (data / "labels.json").unlink()
+    found = []
+    for about in (None, {"modality": "CT"}, {"modality": "CT", "labels": {"2": "near"}}):
+        if about:
+            (data / "labels.json").write_text(json.dumps(about), encoding="utf-8")
+        assert evaluate(data, report, "--engine", "region-growing", "--no-pictures") == 0
+        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+        found.append((list(summary["modalities"]), list(summary["classes"])))
+    assert found == [(["unknown"], ["2", "7"]), (["CT"], ["2", "7"]), (["CT"], ["near", "7"])]
 
 
 def test_pairs_and_the_cases_made_of_them_score_the_same(volumes: Path, cases: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from GSMedSegLib.intensity import percentile_limits, scale
+from GSMedSegLib.intensity import percentile_limits, scale, to_grey
 
 COUNTED_TYPES = [np.uint8, np.int8, np.uint16, np.int16]
 
@@ -109,3 +109,10 @@ def test_bad_limits_are_refused() -> None:
     for limits in ((1.0, 1.0), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="two finite intensities"):
             scale(np.arange(9), limits)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_large_values_keep_their_differences(dtype: type[Any]) -> None:
+    """Around 10⁹ the numbers that float32 knows are 64 apart; 0 to 255 above it are all told apart."""
+    image = np.arange(256, dtype=dtype) + dtype(1e9)
+    np.testing.assert_array_equal(to_grey(image, (1e9, 1e9 + 255)), np.arange(256))

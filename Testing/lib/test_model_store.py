@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -98,6 +100,16 @@ def test_list_weights_tells_what_is_here(checkpoint: Path, store: Path) -> None:
     assert "not known" in list_weights()[-1].terms
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_to_nowhere_is_no_weights(store: Path) -> None:
+    """As to a share that is away: what comes with the package can be used all the same."""
+    store.mkdir(parents=True)
+    (store / "shared.safetensors").symlink_to(store / "away" / "shared.safetensors")
+    assert resolve("compact").is_file()
+    with pytest.raises(ValueError, match="there is no 'shared'"):
+        resolve("shared")
+
+
 def test_the_store_lies_in_the_cache_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GSMEDSEG_HOME")
     folder = model_store.weights_folder()
@@ -166,7 +178,8 @@ def test_fetch_asks_downloads_and_records(server: FileServer, store: Path) -> No
     assert seen[-1] == (len(WEIGHTS), len(WEIGHTS))
     record = f"{sha256_of(path)}  vista3d.safetensors\n"
     assert (store / "vista3d.safetensors.sha256").read_text() == record
-    assert {p.name for p in store.iterdir()} == {"vista3d.safetensors", "vista3d.safetensors.sha256"}
+    kept = {"vista3d.safetensors", "vista3d.safetensors.sha256"}
+    assert {p.name for p in store.iterdir()} - {".vista3d.safetensors.lock"} == kept
     assert resolve("vista3d") == path
     assert fetch("vista3d", accept_terms=False, offline=True) == path
     assert len(server.requests) == 1
@@ -286,6 +299,67 @@ def test_an_interrupted_fetch_is_resumed(server: FileServer) -> None:
         fetch("vista3d", accept_terms=True, url=server.url, progress=stop)
     assert fetch("vista3d", accept_terms=True, url=server.url).read_bytes() == WEIGHTS
     assert server.asked("Range") == [None, "bytes=500-"]
+
+
+def test_of_two_at_once_one_downloads(server: FileServer) -> None:
+    """As when several jobs of a cluster begin: the other waits, and finds the file."""
+    found: list[Path] = []
+    other = threading.Thread(
+        target=lambda: found.append(fetch("vista3d", accept_terms=True, url=server.url)), daemon=True
+    )
+
+    def meanwhile(done: int, total: int | None) -> None:
+        other.start()
+        other.join(0.5)
+
+    path = fetch("vista3d", accept_terms=True, url=server.url, progress=meanwhile)
+    other.join(30)
+    assert found == [path]
+    assert path.read_bytes() == WEIGHTS
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("lock", [NotImplementedError, OSError])
+def test_a_file_system_without_locks(
+    lock: type[Exception], server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nobody waits."""
+
+    def refuse(*arguments: Any, **options: Any) -> NoReturn:
+        raise lock
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert fetch("vista3d", accept_terms=True, url=server.url).read_bytes() == WEIGHTS
+
+
+def test_a_store_that_cannot_be_looked_into(
+    checkpoint: Path, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes with the package is there all the same, and what to do about the rest is said.
+
+    Such is another user's home in a container; a name that is too long fails alike, whoever runs this test.
+    """
+    monkeypatch.setenv("GSMEDSEG_HOME", str(tmp_path / ("x" * 300)))
+    assert resolve("compact").is_file()
+    assert resolve(checkpoint) == checkpoint
+    with pytest.raises(ValueError, match="the weights vista3d are not on this machine"):
+        resolve("vista3d")
+    for store in (
+        lambda: import_file(checkpoint),
+        lambda: fetch("vista3d", accept_terms=True, url=server.url),
+    ):
+        with pytest.raises(OSError, match="set GSMEDSEG_HOME to a folder that you may write to"):
+            store()
+    assert server.requests == []
+
+
+def test_a_store_that_is_closed(server: FileServer, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, as for all users of a computer, and may be read only."""
+    store.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(PermissionError, match="set GSMEDSEG_HOME to a folder that you may write to"):
+        fetch("vista3d", accept_terms=True, url=server.url)
+    assert server.requests == []
 
 
 def test_a_failed_download_says_how_to_do_it_by_hand(server: FileServer) -> None:

@@ -17,7 +17,7 @@ from GSMedSegLib.npz import Case
 from GSMedSegLib.pace import Effort, PacedSegmenter
 from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompts import Box, Click
-from GSMedSegLib.segment import Segment, paint_in_order
+from GSMedSegLib.segment import Segment, empty_segment, paint_in_order
 
 CLICK = Click((1, 1, 1), True)
 IMAGE = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
@@ -167,6 +167,35 @@ def test_a_box_counts_as_a_click() -> None:
     segmenter.segment(Case("CT_x", IMAGE, (1, 1, 1), boxes=(Box((0, 0, 0), (1, 1, 1)),)))
     assert careful.done == [(0, 1), (0, 1)]
     assert segmenter.warnings == ()
+
+
+class Picky(Worker):
+    """Answers foreground clicks alone, as most strategies do; what else there is takes no time."""
+
+    def segment_class(self, index: int, prompts: ClassPrompts) -> Segment:
+        """Empty, or takes its time."""
+        if not any(click.positive for click in prompts[0]):
+            return empty_segment((4, 4, 4))
+        return super().segment_class(index, prompts)
+
+
+def test_a_class_with_nothing_to_start_from_tells_nothing_of_the_time() -> None:
+    """3 classes of a click have 18 s, planned 14.4 s; that the first needs none does not make others quick.
+
+    The second class is timed, in 10 s, so the 4.4 s left are too few for either of two: the quick one is
+    thought to take 4 s a click and takes 1.
+    """
+    clock = Clock()
+    careful, quick = Picky(clock, 10.0), Picky(clock, 1.0)
+    efforts = [Effort("careful", lambda: careful), Effort("quick", lambda: quick)]
+    segmenter = PacedSegmenter(efforts, 96, clock=clock)
+    background = (Click((1, 1, 1), False),)
+    case = Case("CT_x", IMAGE, (1, 1, 1), clicks=(background, (CLICK,), (CLICK,)))
+    labels = segmenter.segment(case)
+    assert labels[0, 0].tolist() == [0, 2, 3, 0]
+    assert careful.done == [(1, 1)]
+    assert quick.done == [(1, 1), (2, 1)]
+    assert segmenter.warnings == ("from class 1 on with quick, to stay within the time limit",)
 
 
 def test_an_effort_is_loaded_when_needed() -> None:

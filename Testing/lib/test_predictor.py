@@ -11,6 +11,7 @@ import torch
 from GSMedSegLib.checkpoint import write_safetensors
 from GSMedSegLib.geometry import spacing_kji_mm
 from GSMedSegLib.hint import next_click
+from GSMedSegLib.intensity import to_grey
 from GSMedSegLib.predictor import REMEMBERED_BYTES, STRATEGIES, Predictor, load_engine
 from GSMedSegLib.prompts import Box, Click, ClickLedger
 
@@ -483,3 +484,36 @@ def test_the_next_click_is_that_of_the_segment_in_the_image_s_millimetres(make_p
     assert predictor.next_click("a") == next_click(segment, [Click(*CLICKS[0])], spacing)
     with pytest.raises(ValueError, match="b"):
         predictor.next_click("b")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_weights_look_at_an_image_in_the_window_they_were_trained_in(make_engine, blobs, strategy, dtype):
+    """As if the image came in that window; grey values of 8 bits came in one, and stay as they are."""
+    windowed = Predictor(make_engine({"window": "-100 200.5"}, additions=True), strategy, 16)
+    plain = Predictor(make_engine(additions=True), strategy, 16)
+    values = blobs(*SHAPE)
+    values = (values - values.min()) * (2000 / np.ptp(values)) - 1000
+    image = values.astype(dtype)
+
+    def answer(predictor, image):
+        predictor.set_image(image)
+        return click_through(predictor, clicks=CLICKS[:2])[-1]
+
+    seen = np.clip((image.astype(np.float32) + 100) / np.float32(300.5), 0, 1)
+    assert_same_bits(answer(windowed, image), answer(plain, seen))
+    with pytest.raises(AssertionError):
+        assert_same_bits(answer(windowed, image), answer(plain, image))
+    grey = to_grey(values)
+    assert_same_bits(answer(windowed, grey), answer(plain, grey))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_what_float32_cannot_tell_apart_is_seen(make_engine, blobs, strategy, dtype):
+    """The same image around 10⁹, where float32 knows every 64th number: the same logits."""
+    image = np.round(blobs(*SHAPE) * 100).astype(dtype)
+    answers = []
+    for offset in (0, 10**9):
+        predictor = Predictor(make_engine({"intensity": "view"}, additions=True), strategy, 16)
+        predictor.set_image(image + dtype(offset))
+        answers.append(click_through(predictor, clicks=CLICKS[:2])[-1])
+    assert_same_bits(*answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -254,6 +255,15 @@ def test_a_header_may_have_no_position(qform: int, sform: int, tmp_path: Path) -
     assert read_volume(tmp_path / "image.nii.gz").has_position == bool(qform or sform)
     assert read_labelmap(tmp_path / "image.nii.gz").has_position == bool(qform or sform)
     assert read_volume(write_image(tmp_path / "image.nrrd", LABELS, np.eye(4))).has_position
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_2_is_called_that(suffix: str, tmp_path: Path) -> None:
+    """It is not damaged."""
+    path = tmp_path / f"image{suffix}"
+    nibabel.save(nibabel.Nifti2Image(LABELS.T, np.eye(4)), path)
+    with pytest.raises(ValueError, match="this is NIfTI-2; save it as NIfTI-1"):
+        read_volume(path)
 
 
 def test_only_3d_grey_images(tmp_path: Path) -> None:
@@ -577,6 +587,33 @@ def test_a_truncated_dicom_slice_is_noticed(dicom_dir: Path, tmp_path: Path) -> 
         (tmp_path / path.name).write_bytes(content[:-900] if path.name == "000010.dcm" else content)
     with pytest.raises(ValueError, match=r"series|slices"):
         read_volume(tmp_path)
+
+
+def test_slices_have_a_scale_each(slices: list[Path]) -> None:
+    """As in PET: the first slice's type, 16 bits, would hold neither 199 × 1000.5 nor any fraction."""
+    for k, file in enumerate(slices):
+        slice_ = pydicom.dcmread(file)
+        slice_.RescaleSlope, slice_.RescaleIntercept = ("1", "0") if k == 0 else ("1000.5", "-3")
+        slice_.save_as(file)
+    volume = read_volume(slices[0].parent)
+    stored = np.arange(10 * 4 * 5).reshape(10, 4, 5)
+    np.testing.assert_array_equal(volume.array[0], stored[0])
+    np.testing.assert_array_equal(volume.array[1:], stored[1:] * 1000.5 - 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(slices: list[Path], tmp_path: Path) -> None:
+    """SimpleITK would end the process."""
+    word = os.fsdecode(b"caf\xe9")
+    image = write_image(tmp_path / "image.nrrd", LABELS, np.eye(4)).rename(tmp_path / f"{word}.nrrd")
+    slices[3].rename(slices[3].with_name(f"{word}.dcm"))
+    inner = tmp_path / word
+    inner.mkdir()
+    for path in (image, slices[0].parent, inner):
+        with pytest.raises(ValueError, match=r"caf\\udce9.*: the name is not text in UTF-8; rename"):
+            read_volume(path)
+    with pytest.raises(ValueError, match="the name is not text in UTF-8"):
+        write_labelmap(tmp_path / f"{word}.nii.gz", LABELS, np.eye(4))
 
 
 def test_a_folder_without_images(dicom_dir: Path, tmp_path: Path) -> None:

@@ -12,8 +12,17 @@ import pytest
 from GSMedSegLib.case_source import LabelledCase, find_sources
 from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.sharding import Ranks
+from GSMedSegLib.volume_io import write_volume
 from Training import cases
-from Training.cases import CaseCache, check_cases, choose_patients, find_data, patient_of, without_broken
+from Training.cases import (
+    CaseCache,
+    check_cases,
+    choose_patients,
+    find_data,
+    patient_of,
+    window_of,
+    without_broken,
+)
 from Training.config import Config, Source, Validation
 from Training.volumes import LabelledVolume
 
@@ -69,6 +78,34 @@ def test_a_case_is_looked_at_once_until_it_changes(tmp_path, monkeypatch):
     assert read == ["a", "b", "b", "a", "b"]
 
 
+def test_a_look_that_is_broken_off_forgets_nothing(tmp_path, monkeypatch):
+    """Of ten thousand cases, say, that took an hour: the next look reads none of them again."""
+    folder, known = tmp_path / "cases", tmp_path / "known.json"
+    for name in "abc":
+        write(folder / f"{name}.npz")
+    first = check_cases(find_sources(folder), known)
+
+    def broken_off(source):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_cases(find_sources(folder), known, broken_off)
+    monkeypatch.setattr(cases, "_look", lambda *_: pytest.fail("looked at again"))
+    assert check_cases(find_sources(folder), known) == first
+
+
+def test_pieces_that_are_too_small_to_be_asked_for(tmp_path):
+    """Four spots of 18 voxels: no view has one of them as its object, and steps would teach nothing."""
+    labels = np.zeros((8, 16, 16), np.uint8)
+    for j, i in ((2, 2), (2, 10), (10, 2), (10, 10)):
+        labels[3:5, j : j + 3, i : i + 3] = 1
+    image = np.random.default_rng(0).integers(0, 255, labels.shape, dtype=np.uint8)
+    (tmp_path / "cases").mkdir()
+    write_case(tmp_path / "cases" / "spots.npz", Case("spots", image, (1.0, 1.0, 1.0), labels))
+    (found,) = check_cases(find_sources(tmp_path / "cases"), tmp_path / "known.json")
+    assert (found.problem, found.labels) == ("", [])
+
+
 def test_a_case_read_another_way_is_looked_at_again(tmp_path, monkeypatch):
     """With another window of grey values the same file is another case; a share that was away comes back."""
     folder, known = tmp_path / "cases", tmp_path / "known.json"
@@ -77,7 +114,7 @@ def test_a_case_read_another_way_is_looked_at_again(tmp_path, monkeypatch):
     plain = find_sources(folder)
     (found,) = check_cases(plain, known)
     assert not found.problem
-    monkeypatch.setattr(cases.np, "unique", lambda *a, **k: pytest.fail("looked at again"))
+    monkeypatch.setattr(cases, "_look", lambda *_: pytest.fail("looked at again"))
     check_cases(plain, known)
     monkeypatch.undo()
 
@@ -158,6 +195,22 @@ def test_what_is_trained_on_is_not_validated_with(tmp_path):
         find_data(Config())
     with pytest.raises(ValueError, match="window: expected two grey values"):
         find_data(Config(data=(Source(path=str(tmp_path), window=(1.0,)),)))
+
+
+def test_a_window_that_all_cases_share(tmp_path):
+    """Cases to validate with are seen in it as well; where the sources differ there is none."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for n, folder in enumerate((one, other)):
+        image = np.arange(n, n + 64, dtype=np.int16).reshape(4, 4, 4)
+        for name, array in (("image", image), ("label", (image > 20).astype(np.uint8))):
+            (folder / "case").mkdir(parents=True, exist_ok=True)
+            write_volume(folder / "case" / f"{name}.nrrd", array, np.eye(4))
+    ct = Source(path=str(one), window=(10, 30))
+    config = Config(data=(ct, Source(kind="scenes")), validation=Validation(path=str(other)))
+    assert window_of(config) == (10, 30)
+    seen = find_data(config).validation[0].load().case.image
+    np.testing.assert_array_equal(seen.ravel()[[0, 9, 10, 29, 63]], [0, 0, 13, 255, 255])
+    assert window_of(replace(config, data=(ct, Source(path=str(other))))) is None
 
 
 def test_a_validation_without_cases_is_no_validation(tmp_path):

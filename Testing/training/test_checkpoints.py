@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from GSMedSegLib.checkpoint import read_checkpoint
 from Training import checkpoints
 from Training.checkpoints import State, changed_settings, export, resume, save
 from Training.config import Config, Optimisation, as_table
-from Training.optimiser import make_optimiser
+from Training.optimiser import freeze, make_optimiser
 
 
 @pytest.fixture
@@ -63,6 +65,45 @@ def test_what_is_set_counts_and_not_what_was_saved(make_state, tmp_path):
     assert fresh.optimiser.state_dict()["state"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"rate_factors": {"point_head": 0.5}}, {"freeze": ("image_encoder",)}],
+    ids=["rate_factors", "freeze"],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_what_is_trained_and_how_fast_may_change(make_network, tmp_path, changed, back):
+    """As when the encoder is let go of after a while: what was remembered of each weight stays with it."""
+    plain, other = Optimisation(), replace(Optimisation(), **changed)
+
+    def made(settings):
+        network = make_network(additions=True).train()
+        freeze(network, settings.freeze)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        return State(network, make_network(additions=True), make_optimiser(network, settings), scaler)
+
+    before, now = (made(settings) for settings in ((other, plain) if back else (plain, other)))
+    sum(p.square().sum() for p in before.network.parameters() if p.requires_grad).backward()
+    before.optimiser.step()
+    save(tmp_path / "last.pt", before, {})
+    resume(tmp_path / "last.pt", now)
+    for old, new in zip(before.network.parameters(), now.network.parameters(), strict=True):
+        known = old.requires_grad and new.requires_grad
+        assert (new in now.optimiser.state) == known
+        if known:
+            assert torch.equal(now.optimiser.state[new]["exp_avg"], before.optimiser.state[old]["exp_avg"])
+    factors = {group["factor"] for group in now.optimiser.param_groups}
+    assert factors == {1.0, *((plain if back else other).rate_factors.values())}
+
+
+def test_what_another_optimiser_remembers_is_refused(make_state, tmp_path):
+    """Nobody could go on from it."""
+    save(tmp_path / "last.pt", make_state(0, steps=1), {})
+    fresh = make_state(0)
+    fresh.optimiser = make_optimiser(fresh.network, Optimisation(optimiser="muon"))
+    with pytest.raises(ValueError, match=r"another network or optimiser.*made by AdamW, not by Muon"):
+        resume(tmp_path / "last.pt", fresh)
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(make_state, tmp_path, monkeypatch):
     """What was there is still there, whole, and nothing half-written beside it."""
     path = tmp_path / "last.pt"
@@ -83,6 +124,16 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(make_state, tmp_path, monkey
         save(path, state, {})
     assert path.read_bytes() == good
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_last_one_goes(make_state, tmp_path, monkeypatch):
+    """A power cut after the new name and before the new bytes would leave neither of them."""
+    done = []
+    for name in ("fsync", "replace"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, plain=plain: done.append(name) or plain(*a))
+    save(tmp_path / "last.pt", make_state(0), {})
+    assert done == ["fsync", "replace"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other"])

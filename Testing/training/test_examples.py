@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 
 from GSMedSegLib.case_source import find_sources
+from Training import examples
 from Training.clicks import chance_of_step, further_clicks
 from Training.config import Sampling, Source
 from Training.examples import Draws, Pool, Share, choose_targets, cut, make_pools, stream
@@ -174,6 +176,27 @@ def test_workers_make_the_same_examples(training_data):
     share = Share(0, 4, 1, 0, 1)
     made = list(islice(stream(draws, share, 2), 4))
     assert all(same(views, draws[number]) for number, views in enumerate(made))
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError])
+def test_what_fails_in_a_worker_is_said_in_one_line(training_data, monkeypatch, kind):
+    """Torch hands on the worker's whole traceback as the message."""
+
+    def failing(*arguments, **options):
+        try:
+            raise kind("case_a: the share is away")
+        except kind:
+            failure = ExceptionWrapper(where="in DataLoader worker process 0")
+        yield []
+        failure.reraise()
+
+    monkeypatch.setattr(examples, "DataLoader", failing)
+    made = stream(Draws(pools_of(training_data, "scenes"), SAMPLING, True, 0), Share(0, 2, 1, 0, 1), 1)
+    assert next(made) == []
+    with pytest.raises(
+        kind, match=rf"^an example could not be made, {kind.__name__}: case_a: the share is away$"
+    ):
+        next(made)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from GSMedSegLib.checkpoint import read_checkpoint
 from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.predictor import Predictor, load_engine
 from GSMedSegLib.sharding import Ranks
-from Training import checkpoints, finetune
+from Training import checkpoints, examples, finetune
 from Training.checkpoints import State
 from Training.config import OPTIMISERS, Config, NewNetwork, Optimisation, Sampling, Source, Validation
 from Training.examples import Example
@@ -102,8 +102,8 @@ def same_weights(a: dict, b: dict) -> bool:
     return all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
 
 
-def test_a_run_ends_with_weights_and_their_card(config):
-    """Without validation: the average of the weights, said to be unmeasured. A second run does nothing."""
+def test_a_run_ends_with_weights_and_their_card(config, capsys):
+    """Without validation: the average of the weights, said to be unmeasured. A second run only says so."""
     train(config)
     output = Path(config.output)
     assert last(config)["step"] == 3
@@ -117,8 +117,19 @@ def test_a_run_ends_with_weights_and_their_card(config):
     written = {
         p.name: p.stat().st_mtime_ns for p in output.iterdir() if p.is_file() and p.name != "checked.json"
     }
+    capsys.readouterr()
     train(config)
+    assert f"at its end already, weights: {output / 'weights.safetensors'}" in capsys.readouterr().out
     assert written == {name: (output / name).stat().st_mtime_ns for name in written}
+
+
+def test_the_window_of_the_cases_goes_with_the_weights(config):
+    """A run from these weights on other cases forgets it."""
+    train(replace(config, data=(replace(config.data[0], window=(-160, 240)),)))
+    weights = Path(config.output) / "weights.safetensors"
+    assert read_checkpoint(weights).metadata["window"] == "-160 240"
+    train(replace(config, init=str(weights), output=f"{config.output}-2"))
+    assert "window" not in read_checkpoint(f"{config.output}-2/weights.safetensors").metadata
 
 
 def test_what_is_exported_segments(config, blobs):
@@ -229,6 +240,18 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(config, tmp_path, monkeyp
     assert same_weights(last(broken), last(whole))
 
 
+def test_what_a_killed_run_had_begun_to_write_is_deleted(config):
+    """With large weights gigabytes each time; what is not the run's stays."""
+    output = Path(config.output)
+    output.mkdir()
+    begun = [output / f".0123abcd-{name}" for name in ("last.pt", "best.safetensors")]
+    for path in (*begun, output / ".notes-last.pt"):
+        path.write_bytes(b"half")
+    train(config)
+    assert not any(path.exists() for path in begun)
+    assert (output / ".notes-last.pt").exists()
+
+
 def test_a_full_disk_on_the_way_is_told_and_tried_again(config, monkeypatch, capsys):
     """The run goes on; at the end it must be written."""
     plain, calls = checkpoints.save, []
@@ -268,6 +291,31 @@ def test_validation_keeps_the_best_and_tells_what_training_brought(config, capsy
     assert (output / "clicks.png").stat().st_size > 5000
     assert "| before |" in capsys.readouterr().out
     assert "| after |" in (output / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("look", [2, 3], ids=["on the way", "the last"])
+def test_a_validation_that_was_broken_off_is_made_again(config, tmp_path, monkeypatch, look):
+    """Else the best weights might never be looked at; the run ends as one that was not broken off."""
+    config = replace(longer(config, epochs=4), validation=Validation(share=0.25, every=2))
+    whole = replace(config, output=str(tmp_path / "whole"))
+    train(whole)
+    plain, looks = finetune.validate, []
+
+    def broken_off(*arguments, **named):
+        looks.append(None)
+        if len(looks) == look:
+            raise KeyboardInterrupt  # nothing of ours catches it: as good as dead
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(finetune, "validate", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    train(config)
+    assert last(config)["curves"] == last(whole)["curves"]
+    assert last(config)["best_step"] == last(whole)["best_step"]
+    looks.clear()
+    train(config)
+    assert not looks, "it is at its end"
 
 
 def test_a_case_without_labels_is_never_drawn(config, cases, monkeypatch):
@@ -454,6 +502,26 @@ def test_gradients_that_always_overflow_end_the_run(config, make_network, monkey
     with pytest.raises(RuntimeError, match=r"overflow in fp16 .* up to step 27; use bf16 or fp32"):
         step()
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_case_that_is_away_in_the_middle_costs_no_step(tmp_path, cases, monkeypatch, capsys):
+    """As on a share that is lost for a moment: one line, and the same command goes on after that step."""
+    file = toml(tmp_path / "run.toml", cases, cache_gb=0.0)
+    plain, read = examples.load_case, []
+
+    def away(*arguments):
+        read.append(None)
+        if len(read) == 3:  # the first case of the second step
+            raise OSError("the share is away")
+        return plain(*arguments)
+
+    monkeypatch.setattr(examples, "load_case", away)
+    assert main([str(file)]) == 2
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "away" in line)
+    assert told == "Training.finetune: error: an example could not be made, the share is away"
+    assert last(Config(output=str(tmp_path / "run")))["step"] == 1
+    assert main([str(file)]) == 0
+    assert "going on after step 1" in capsys.readouterr().err
 
 
 def toml(path: Path, cases: Path, **more) -> Path:

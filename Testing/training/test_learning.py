@@ -320,6 +320,26 @@ def test_gradients_reach_what_is_trained(head):
     assert any(name.startswith("point_head.transformer") for name in pulled) == head
 
 
+def test_what_is_answered_on_the_way_costs_no_gradient(monkeypatch):
+    """In bf16, too, where torch keeps a weight's cast from one answer to the next.
+
+    Before 2.11 it kept one that was made without gradients, too: steps with further clicks, or with a choice
+    among objects, then taught mixer and head nothing.
+    """
+    view = replace(bright_block(), targets=bright_block().targets.repeat(2, 1, 1, 1), labels=(1, 2))
+    monkeypatch.setattr(learning, "find_precision", lambda *_: torch.bfloat16)  # also on old processors
+    pulled = []
+    for rounds, candidates in ((0, 0), (1, 0), (0, 2)):
+        network = tiny()
+        sampling = replace(SAMPLING, objects=1, candidates=candidates, quick_rounds=False)
+        config = replace(CONFIG, sampling=sampling)
+        learn(network, [view], Plan(rounds, True, CENTRE), config, CPU)
+        pulled.append({name for name, gradient in gradients(network).items() if gradient.any()})
+    assert "point_head.mixer.to_logits.weight" in pulled[0]
+    assert pulled[0] <= pulled[1]
+    assert pulled[0] <= pulled[2]
+
+
 def test_a_frozen_encoder_gets_no_gradient():
     """And costs no graph."""
     network = tiny()

@@ -39,6 +39,15 @@ def test_a_region_keeps_its_shape_whatever_the_spacing_along_an_axis():
     assert abs(2 * thick_box.sum() / fine_box.sum() - 1) < 0.25
 
 
+def test_a_thin_stack_has_no_regions(rng: np.random.Generator):
+    """Its slopes cannot be told; a case of three slices among others is no reason to end a run."""
+    image = np.tile(two_boxes()[10], (3, 1, 1)) + 0.01 * rng.standard_normal((3, 40, 40)).astype(np.float32)
+    for axis in range(3):
+        labels = find_regions(np.moveaxis(image, 0, axis), (1.0, 1.0, 1.0), GRAINS[0])
+        assert labels.shape == np.moveaxis(image, 0, axis).shape
+        assert not labels.any()
+
+
 def test_noise_alone_has_no_clear_region(rng: np.random.Generator):
     image = rng.standard_normal((32, 32, 32)).astype(np.float32)
     labels = find_regions(image, (1.0, 1.0, 1.0), GRAINS[1])
