@@ -90,6 +90,7 @@ class WebApp:
         self._shown = -1
         self._keeping = Keeping()
         self._refused: int | None = None
+        self._asked = 0
         self._failures: set[str] = set()
         self._page = build_page(self._server, self)
         self._listen()
@@ -305,19 +306,27 @@ class WebApp:
     # Opening and saving
 
     async def _open(self, read: Callable[[], Opened], what: str, batch: str = "") -> bool:
-        """Reads an image in a thread and shows it; whether that went well."""
+        """Reads an image in a thread and shows it; whether that went well.
+
+        One that takes longer than the user waits, who has asked for another one meanwhile, is not shown.
+        """
+        self._asked += 1
+        asked = self._asked
         with self._state as state:
             state.opening = f"Opening {what}…"
         loop = asyncio.get_running_loop()
         try:
             opened = await loop.run_in_executor(None, read)
             digest = await loop.run_in_executor(None, digest_of, opened.volume)
+            if asked != self._asked:
+                return False
             with self._state:
                 self._make_sure_it_is_kept()
                 self._show_image(opened, digest)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            with self._state:
-                self.fail(self._without_folder(reason(error), batch))
+            if asked == self._asked:
+                with self._state:
+                    self.fail(self._without_folder(reason(error), batch))
             return False
         with self._state as state:
             state.opening = ""
@@ -526,4 +535,6 @@ class WebApp:
 def _volume(size_ml: float) -> str:
     if size_ml == 0:
         return "empty"
-    return f"{size_ml:.3g} ml" if size_ml >= 0.1 else f"{1000 * size_ml:.3g} mm³"
+    if size_ml < 0.1:
+        return f"{1000 * size_ml:.3g} mm³"
+    return f"{size_ml:.3g} ml" if size_ml < 100 else f"{size_ml:.0f} ml"

@@ -319,6 +319,11 @@ def _segments(actions: Actions) -> None:
         key="s.id",
         classes=("['gs-segment', { 'gs-chosen': s.id === segment_id }]",),
         click=(actions.on_segment, "['choose', s.id]"),
+        raw_attrs=[
+            'tabindex="0"',
+            ':aria-current="s.id === segment_id"',
+            """@keydown.enter.self="trigger('on_segment', ['choose', s.id])\"""",
+        ],
     ):
         html.Input(
             type="color",
@@ -332,9 +337,16 @@ def _segments(actions: Actions) -> None:
         with html.Div(classes="gs-name"):
             html.Input(
                 v_if="renaming === s.id",
-                value=("s.name",),
                 **labelled("Name of the segment"),
-                raw_attrs=["@click.stop", '@keydown.enter="$event.target.blur()"', "autofocus"],
+                raw_attrs=[
+                    "@click.stop",
+                    '@keydown.enter="$event.target.blur()"',
+                    '@keydown.esc="$event.target.value = s.name; $event.target.blur()"',
+                    # Once, not bound: news from the server would put the old name over what is being typed.
+                    # Of `autofocus` a browser takes note once in a page; a menu that closes takes the focus.
+                    '@vue:mounted="({ el }) => {'
+                    ' el.value = s.name; window.setTimeout(() => el.select(), 99) }"',
+                ],
                 # The page itself ends the entry: the server may not know yet that it began.
                 blur="trigger('on_segment', ['name', s.id, $event.target.value]); renaming = ''",
             )

@@ -19,6 +19,9 @@ FORMATS: dict[str, tuple[str, str]] = {
 }
 """Title and ending by name."""
 
+_NAME_BYTES = 150
+"""Of an image's name: file systems take 255 bytes, of which the ending and a name while writing need some."""
+
 _NOT_IN_NAMES = dict.fromkeys(map(ord, '<>:"/\\|?*\n\r\t'), "_")
 
 
@@ -45,7 +48,8 @@ def plan(
     image = workspace.image
     if image is None:
         raise RuntimeError("open an image first")
-    name = image.name.translate(_NOT_IN_NAMES).strip(". ") or "segmentation"
+    name = image.name.translate(_NOT_IN_NAMES).encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore")
+    name = name.strip(". ") or "segmentation"
     path = folder / f"{name}{FORMATS[kind][1]}"
     if kind == "json":
         ledger = workspace.ledger()

@@ -30,7 +30,7 @@ PERCENTILES = (0.5, 99.5)
 WARM_UP = "warm-up"
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#7f8cff", "#a6d854")
-"""Colours of new segments in turn, told apart also by those who see colours otherwise.
+"""Colours of new segments, told apart also by those who see colours otherwise; of those used least the first.
 
 Source: the first six are Okabe and Ito's, Color Universal Design, 2008.
 """
@@ -196,7 +196,8 @@ class Workspace:
     def add_segment(self, name: str = "") -> str:
         """Add an empty segment and choose it; its ID."""
         segments = self._node().GetSegmentation()
-        color = PALETTE[segments.GetNumberOfSegments() % len(PALETTE)]
+        used = [_hex(segments.GetSegment(one).GetColor()) for one in segments.GetSegmentIDs()]
+        color = min(PALETTE, key=used.count)
         self.segment_id = segments.AddEmptySegment("", name.strip(), _rgb(color))
         self.changes += 1
         return self.segment_id

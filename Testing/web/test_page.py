@@ -407,6 +407,41 @@ def test_segments_are_named_coloured_hidden_and_locked(opened: Page):
     opened.until("!s.segments[0].locked")
 
 
+def test_names_are_typed_at_once_and_segments_chosen_by_key(opened: Page):
+    """The second name, too, and by the menu: letters typed beside the field would be taken for keys."""
+    for count in (1, 2):
+        opened.page.keyboard.press("n")
+        opened.until(f"s.segments.length === {count}")
+    names = opened.page.locator(".gs-segment .gs-name b")
+    selected = "document.activeElement.matches('.gs-name input') && document.activeElement.selectionEnd > 0"
+    for row, name in enumerate(("Liver", "Bones")):
+        names.nth(row).dblclick()
+        opened.until(selected)
+        opened.page.keyboard.type(name[:2])
+        opened.page.evaluate(  # news comes, as when a mask arrives
+            "window.trame.trigger('on_segment', ['color', window.trame.state.get('segments')[0].id, "
+            f"'#00000{row}'])"
+        )
+        opened.until(f"s.segments[0].color === '#00000{row}'")
+        opened.page.wait_for_timeout(200)
+        opened.page.keyboard.type(name[2:])
+        opened.page.keyboard.press("Enter")
+        opened.until(f"s.segments[{row}].name === '{name}' && !s.renaming")
+    opened.page.locator(".gs-segment [aria-label=More]").first.click()
+    opened.page.get_by_text("Rename", exact=True).locator("visible=true").click()
+    opened.until(selected)
+    opened.page.wait_for_timeout(500)  # the menu is gone
+    opened.page.keyboard.type("bxz")
+    opened.page.keyboard.press("Escape")
+    opened.until("!s.renaming")
+    assert [row["name"] for row in opened.state("segments")] == ["Liver", "Bones"]
+    assert opened.state("mode") == "foreground"
+    for row in (0, 1):
+        opened.page.locator(".gs-segment").nth(row).focus()
+        opened.page.keyboard.press("Enter")
+        opened.until(f"s.segment_id === s.segments[{row}].id")
+
+
 def test_the_next_click_is_suggested(opened: Page):
     opened.page.click("#hint")
     opened.click("Axial")

@@ -107,6 +107,27 @@ def test_a_label_map_lies_on_the_image(workspace: Workspace, tmp_path: Path):
     assert labels.array[4, 6, 8] == 2
 
 
+def test_an_image_with_a_long_name_can_be_saved(workspace: Workspace, tmp_path: Path):
+    """Names of files have 255 bytes at the most, and the ending is one of ours."""
+    two_segments(workspace)
+    assert workspace.image is not None
+    workspace.image = Volume(workspace.image.array, OBLIQUE, "ä" * 122)
+    for kind in ("seg.nrrd", "nii.gz", "json"):
+        assert write(workspace, kind, tmp_path).stat().st_size > 0
+
+
+def test_a_new_segment_has_a_colour_of_its_own(workspace: Workspace):
+    """Also after one was deleted; only when the palette is used up colours come again."""
+    first = workspace.add_segment()
+    workspace.add_segment()
+    workspace.remove(first)
+    for _ in range(len(PALETTE) - 1):
+        workspace.add_segment()
+    assert sorted(row.color for row in workspace.rows()) == sorted(PALETTE)
+    workspace.add_segment()
+    assert workspace.rows()[-1].color in PALETTE
+
+
 def test_slicers_own_format_has_names_and_colours(workspace: Workspace, tmp_path: Path):
     two_segments(workspace)
     read = sitk.ReadImage(str(write(workspace, "seg.nrrd", tmp_path)), sitk.sitkUInt8)

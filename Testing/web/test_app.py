@@ -1,0 +1,130 @@
+"""What the page does with images that come and errors that nobody expected: no browser, no engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from Testing.mrml.conftest import OBLIQUE, slicer_app  # noqa: F401 - a fixture for the tests here too
+
+from GSMedSegLib.service.errors import EngineError  # isort: skip
+from GSMedSegLib.volume_io import Volume  # isort: skip
+from GSMedSegLib.web.app import WebApp, _volume  # isort: skip
+from GSMedSegLib.web.autosave import Autosave  # isort: skip
+from GSMedSegLib.web.opening import Opened  # isort: skip
+
+
+class NoEngine:
+    """An engine that is never there."""
+
+    def connect(self, check: Any = None) -> Any:
+        """Refuses."""
+        raise EngineError("no engine in these tests")
+
+    def lost(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.fixture(scope="module")
+def the_app(slicer_app: Any, _draws: None) -> Iterator[WebApp]:  # noqa: F811
+    """One for all tests: it has Slicer's core, of which a process has one."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("trame_slicer.core.SlicerApp", lambda: slicer_app)
+        app = WebApp(NoEngine(), None, "none")
+        yield app
+        app.close()
+
+
+@pytest.fixture
+def app(the_app: WebApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebApp:
+    """The app, with a folder of its own for kept work."""
+    monkeypatch.setattr(the_app, "_autosave", Autosave(tmp_path / "kept"))
+    the_app._state.update({"error": "", "failed": False})
+    return the_app
+
+
+def image(name: str, wait_s: float = 0.0) -> Callable[[], Opened]:
+    """Reads an image of 6×8×10 voxels, after a while."""
+
+    def read() -> Opened:
+        time.sleep(wait_s)
+        return Opened(Volume(np.arange(480, dtype=np.int16).reshape(6, 8, 10), OBLIQUE, name))
+
+    return read
+
+
+def test_work_that_cannot_be_kept_is_not_replaced_unasked(app: WebApp, tmp_path: Path):
+    """A full disk, say: the first try to open another image is refused, the second one is meant."""
+    assert asyncio.run(app._open(image("first"), "the image"))
+    app.workspace.add_segment("Liver")
+    (tmp_path / "kept").write_text("in the way of the folder", encoding="utf-8")
+    assert not asyncio.run(app._open(image("second"), "the image"))
+    assert "could not be kept: save them, or open the other image again" in app._state.error
+    assert app._state.saved.startswith("not kept: ")
+    assert app._state.image == "first"
+    assert [row.name for row in app.workspace.rows()] == ["Liver"]
+    app.workspace.add_segment("Spleen")
+    assert not asyncio.run(app._open(image("second"), "the image")), "more was done since"
+    assert asyncio.run(app._open(image("second"), "the image"))
+    assert app._state.image == "second"
+    assert app.workspace.rows() == []
+
+
+def test_the_watch_survives_what_nobody_expected(app: WebApp, monkeypatch: pytest.MonkeyPatch):
+    """The error is told once, and the parts after it run all the same, again and again."""
+    calls = {"bring": 0, "keep": 0}
+    told = []
+
+    def broken() -> None:
+        calls["bring"] += 1
+        raise KeyError("nobody expected this")
+
+    def keep() -> None:
+        calls["keep"] += 1
+
+    monkeypatch.setattr(app, "_bring", broken)
+    monkeypatch.setattr(app, "_keep_when_due", keep)
+    monkeypatch.setattr(app, "fail", told.append)
+
+    async def watch() -> None:
+        watching = asyncio.create_task(app._watch())
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if calls["keep"] >= 3 or watching.done():
+                break
+        assert not watching.done(), "the watch has ended"
+        watching.cancel()
+
+    asyncio.run(watch())
+    assert calls["bring"] >= 3
+    assert len(told) == 1
+    assert "nobody expected this" in told[0]
+
+
+def test_the_image_asked_for_last_is_shown(app: WebApp):
+    """A large image takes its time; meanwhile the user opens another one and goes on with that."""
+
+    async def both() -> list[bool]:
+        slow = asyncio.create_task(app._open(image("large", wait_s=1.0), "the image"))
+        await asyncio.sleep(0.1)
+        small = await app._open(image("small"), "the image")
+        return [await slow, small]
+
+    assert asyncio.run(both()) == [False, True]
+    assert app._state.image == "small"
+    assert app._state.opening == ""
+    assert not app._state.failed
+
+
+@pytest.mark.parametrize(
+    ("size_ml", "text"),
+    [(0.0, "empty"), (0.0125, "12.5 mm³"), (0.1, "0.1 ml"), (31.44, "31.4 ml"), (1534.2, "1534 ml")],
+)
+def test_sizes_are_read_at_a_glance(size_ml: float, text: str):
+    assert _volume(size_ml) == text
