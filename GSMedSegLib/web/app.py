@@ -408,7 +408,7 @@ class WebApp:
                 self._autosave.save(self._digest, workspace.segmentation, ledger, workspace.segment_id)
             else:
                 self._autosave.forget(self._digest)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and not tried again at once
             self._state.saved = f"not kept: {reason(error)}"
             self._keeping.failed(time.monotonic())
             return False
