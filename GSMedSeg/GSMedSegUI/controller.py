@@ -67,10 +67,11 @@ class Controller:
     def drop_engine(self) -> None:
         """Ask the engine for nothing more, and end it if it is this program's own.
 
-        What is waited for is dropped, with the clicks that asked for it. Until another one is chosen, the one
-        that scripts start with is asked.
+        What is waited for is dropped, with the clicks that asked for it; other steps stay. Until another one
+        is chosen, the one that scripts start with is asked.
         """
-        self._forget_interactions()
+        for interaction in self._interactions.values():
+            interaction.cancel()
         if self._background is not None:
             self._background.close()
             self._background = None
@@ -105,6 +106,7 @@ class Controller:
             known = None
         if known is None:
             known = Interaction(volume, segmentation, self._background, self._editor)
+        known.background = self._background
         self._interactions[key] = known
         self.interaction = known
         self.set_options(*self._options)
@@ -227,7 +229,8 @@ class Controller:
         self.segment_id = ""
 
     def close(self) -> None:
-        """End the engine, if it is this program's own."""
+        """Let go of all nodes, and end the engine, if it is this program's own."""
+        self.forget_scene()
         self.drop_engine()
 
     def _forget_interactions(self, deleted_only: bool = False) -> None:

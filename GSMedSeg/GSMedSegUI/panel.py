@@ -173,7 +173,7 @@ class Panel:
         if parameters.segmentation is None:
             parameters.segmentation = self.controller.new_segmentation(parameters.volume)
         if self.controller.interaction is None:
-            self._selected()
+            self.controller.select(parameters.volume, parameters.segmentation)
         if not self.controller.segment_id:
             self.controller.add_segment()
         return True
@@ -333,8 +333,10 @@ class Panel:
         if interaction is not None and controller.segment_id:
             if list(ui.segmentsTable.selectedSegmentIDs()) != [controller.segment_id]:
                 ui.segmentsTable.setSelectedSegmentIDs([controller.segment_id])
-            hint = interaction.hint_ras if self._parameters.hint else None
-            self._placement.show(interaction.clicks_ras(controller.segment_id), hint)
+            hint = interaction.hint_ras if interaction.hint_segment_id == controller.segment_id else None
+            self._placement.show(
+                interaction.clicks_ras(controller.segment_id), hint if self._parameters.hint else None
+            )
             ui.lockButton.checked = is_locked(segmentation, controller.segment_id)
         elif not controller.segment_id:
             self._placement.show([])
@@ -379,4 +381,9 @@ class Panel:
 def _first_image() -> Any:
     """The first volume of the scene that can be segmented, or None."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    return next((n for n in nodes if n.GetImageData() and not n.IsA("vtkMRMLLabelMapVolumeNode")), None)
+    for node in nodes:
+        image = node.GetImageData()
+        grey = image is not None and image.GetNumberOfScalarComponents() == 1
+        if grey and not node.IsA("vtkMRMLLabelMapVolumeNode"):
+            return node
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +17,14 @@ from GSMedSegLib.cropped import Cropped, Voxel, crop
 from GSMedSegLib.intensity import to_grey
 from GSMedSegLib.labels import as_labels
 from GSMedSegLib.mrml.ledgers import add_objects, load_ledger, named_ledger, store_ledger
-from GSMedSegLib.mrml.segments import Overwrite, check_unlocked, fit_to_volume, read_mask, write_mask
+from GSMedSegLib.mrml.segments import (
+    Overwrite,
+    check_unlocked,
+    fit_to_volume,
+    make_voxels,
+    read_mask,
+    write_mask,
+)
 from GSMedSegLib.mrml.volumes import (
     box_in_world,
     ijk_to_ras_of,
@@ -33,7 +41,7 @@ from GSMedSegLib.service.remote_image import RemoteImage
 from GSMedSegLib.service.wire import Question
 
 MASK_TAG = "GSMedSeg.Mask"
-"""Tag of a segment: the checksum of the mask that its clicks gave, to notice when it was changed since."""
+"""Tag of a segment: marks the mask that its clicks gave, to notice when it was changed since."""
 
 
 class Interaction:
@@ -46,7 +54,7 @@ class Interaction:
     Args:
         volume: a scalar volume node.
         segmentation: a segmentation node.
-        background: asks the engine.
+        background: asks the engine; may be replaced by another one while no mask is waited for.
         editor: gives the segment editor node whose masking is respected, or None; asked for every mask.
 
     Raises:
@@ -62,17 +70,22 @@ class Interaction:
     ) -> None:
         self._image = image_of(volume)
         self.volume, self.segmentation = volume, segmentation
-        self._background, self._editor = background, editor
+        self.background = background
+        self._editor = editor
         self._image_name = _state_of(volume)
         self.overwrite = Overwrite.NOTHING
         self.smoothing_mm = 0.0
         self.wants_hint = False
         self.hint_ras: np.ndarray | None = None
+        self.hint_segment_id = ""
+        """The segment that the hint is about."""
         self._ledger = load_ledger(segmentation, volume)
         self._applied: dict[str, ObjectPrompts] = {}
         self._waiting: set[str] = set()
         self._untouched: dict[str, tuple[str, int] | None] = {}
+        self._marks: dict[str, str] = {}
         self._taken: dict[str, dict[str, Cropped]] = {}
+        segmentation.CreateDefaultDisplayNodes()  # one that a selector made has none, and shows nothing
         fit_to_volume(segmentation, volume)
 
     @property
@@ -137,14 +150,14 @@ class Interaction:
         """Take back the last step; the segment it was on, or None when there is none.
 
         A step is a click, a box, a clearing, or what was done to the segment by other means since. Those on
-        segments that are gone are passed over.
+        segments that are gone are passed over, and what a segment had before its first click stays.
 
         Raises:
             ValueError: the segment is locked.
         """
         if not self.can_undo:
             return None
-        self._pass_gone(self._ledger.undo, self._ledger.last_object)
+        self._pass_back()
         name = self._ledger.last_object()
         assert name is not None
         self._begin(name)
@@ -161,7 +174,7 @@ class Interaction:
         """
         if not self.can_redo:
             return None
-        self._pass_gone(self._ledger.redo, self._ledger.next_object)
+        self._pass_forth()
         name = self._ledger.next_object()
         assert name is not None
         self._begin(name)  # a segment that was edited since has nothing to bring back
@@ -186,50 +199,61 @@ class Interaction:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is something to take back; not the mask that a segment began with."""
-        ledger = self._ledger
-        passed = self._pass_gone(ledger.undo, ledger.last_object)
-        name = ledger.last_object()
-        possible = name is not None and not self._just_begun(name)
+        """Whether there is something to take back."""
+        passed = self._pass_back()
+        possible = self._ledger.last_object() is not None
         for _ in range(passed):
-            ledger.redo()
+            self._ledger.redo()
         return possible
 
     @property
     def can_redo(self) -> bool:
         """Whether there is something to bring back."""
-        ledger = self._ledger
-        passed = self._pass_gone(ledger.redo, ledger.next_object)
-        possible = ledger.next_object() is not None
+        passed = self._pass_forth()
+        possible = self._ledger.next_object() is not None
         for _ in range(passed):
-            ledger.undo()
+            self._ledger.undo()
         return possible
 
-    def _pass_gone(self, step: Callable[[], bool], name: Callable[[], str | None]) -> int:
-        """Takes the steps, back or forth, up to the next one on a segment that exists; how many it took."""
+    def _pass_back(self) -> int:
+        """Takes back the steps above the last one that undo takes back; how many."""
         passed = 0
-        while (segment_id := name()) is not None and not self._exists(segment_id):
-            step()
+        while (name := self._ledger.last_object()) is not None and not self._is_step(name):
+            self._untouched.pop(name, None)  # its next click is to look at what it has
+            self._ledger.undo()
             passed += 1
         return passed
 
+    def _pass_forth(self) -> int:
+        """Brings back the steps before the next one that redo brings back; how many."""
+        passed = 0
+        while (name := self._ledger.next_object()) is not None:
+            self._ledger.redo()
+            if self._is_step(name):
+                self._ledger.undo()
+                break
+            passed += 1
+        return passed
+
+    def _is_step(self, segment_id: str) -> bool:
+        """Whether the last step, which is on this segment, is one for undo and redo."""
+        return self._exists(segment_id) and not self._just_begun(segment_id)
+
     def _follow(self, segment_id: str) -> None:
-        """Bring a segment to what its prompts say; without clicks, what it started from, or nothing."""
+        """Bring a segment to what its prompts say; without clicks, what it started from, or nothing.
+
+        Background clicks alone give nothing: they count when a foreground click comes.
+        """
         prompts = self._prompts(segment_id)
-        self._background.cancel(self._tag(segment_id))
+        self.background.cancel(self._tag(segment_id))
         self._waiting.discard(segment_id)
         if not self._exists(segment_id):
             return
-        if not prompts.clicks and prompts.box is None:
+        points_at_it = prompts.box is not None or any(click.positive for click in prompts.clicks)
+        if not points_at_it and (prompts.mask is None or not prompts.clicks):
             empty = crop(np.zeros(shape_of(self.volume), bool))
             self._apply(segment_id, prompts, empty if prompts.mask is None else prompts.mask)
             return
-        if (
-            not any(click.positive for click in prompts.clicks)
-            and prompts.box is None
-            and prompts.mask is None
-        ):
-            return  # background clicks alone: they count when a foreground click comes
         image, matrix = self._image, ijk_to_ras_of(self.volume)
 
         def send(source: EngineSource) -> RemoteImage:
@@ -237,7 +261,7 @@ class Interaction:
 
         question = Question(prompts, self.smoothing_mm, self.wants_hint)
         self._waiting.add(segment_id)
-        self._background.ask(self._tag(segment_id), self._image_name, send, question)
+        self.background.ask(self._tag(segment_id), self._image_name, send, question)
 
     def update(self, told: Sequence[Told]) -> list[Told]:
         """Put masks that have arrived into their segments.
@@ -270,6 +294,7 @@ class Interaction:
                     continue
                 kji = one.answer.hint_kji
                 self.hint_ras = None if kji is None else voxel_to_world(self.volume, kji)
+                self.hint_segment_id = segment_id
             own.append(one)
         return own
 
@@ -283,7 +308,7 @@ class Interaction:
         if not dropped:
             return dropped
         for segment_id in dropped:
-            self._background.cancel(self._tag(segment_id))
+            self.background.cancel(self._tag(segment_id))
         self._waiting.clear()
         self._return_to_masks(dropped)
         for segment_id in dropped:
@@ -313,7 +338,7 @@ class Interaction:
 
     def close(self) -> None:
         """Let the engine forget the image; the clicks stay in the scene."""
-        self._background.forget(self._image_name)
+        self.background.forget(self._image_name)
 
     def clicks_ras(self, segment_id: str) -> list[tuple[np.ndarray, bool]]:
         """World coordinates, mm, of a segment's clicks, and whether each is a foreground click."""
@@ -379,11 +404,12 @@ class Interaction:
         """Declares a segment, and takes up what was done to it by other means since its clicks gave its mask.
 
         Raises:
-            ValueError: no such segment, or one that is locked.
+            ValueError: no such segment, one that is locked, or one that cannot be turned into voxels.
         """
         if self.segmentation.GetSegmentation().GetSegment(segment_id) is None:
             raise ValueError("choose a segment to click for, or add one")
         check_unlocked(self.segmentation, segment_id)
+        make_voxels(self.segmentation, self.volume)
         add_objects(self._ledger, [segment_id])
         if segment_id in self._waiting:
             return
@@ -399,7 +425,7 @@ class Interaction:
             return None
         mask = read_mask(self.segmentation, segment_id, self.volume)
         self._untouched[segment_id] = self._labelmap_time(segment_id)
-        return mask if _digest(mask) != self._written(segment_id) else None
+        return mask if self._mark(mask) != self._written(segment_id) else None
 
     def _start_from(self, segment_id: str, mask: Cropped) -> None:
         """Takes what a segment has now as a step."""
@@ -422,12 +448,18 @@ class Interaction:
         return True
 
     def _written(self, segment_id: str) -> str:
-        """The checksum of the mask that the clicks gave; that of nothing when they gave none yet."""
-        value = vtk.mutable("")
-        segment = self.segmentation.GetSegmentation().GetSegment(segment_id)
-        if segment.GetTag(MASK_TAG, value) and self._prompts(segment_id) != ObjectPrompts():
-            return str(value)
-        return _digest(crop(np.zeros(shape_of(self.volume), bool)))
+        """The mark of the mask that the clicks gave; that of nothing when they gave none yet."""
+        if self._prompts(segment_id) != ObjectPrompts():
+            if segment_id in self._marks:  # the tag goes back with the segment editor's undo
+                return self._marks[segment_id]
+            value = vtk.mutable("")
+            if self.segmentation.GetSegmentation().GetSegment(segment_id).GetTag(MASK_TAG, value):
+                return str(value)
+        return self._mark(crop(np.zeros(shape_of(self.volume), bool)))
+
+    def _mark(self, mask: Cropped) -> str:
+        """A checksum of a mask; another one on another image, whose clicks did not give it."""
+        return hashlib.sha256(mask.digest + self.volume.GetName().encode()).hexdigest()
 
     def _apply(self, segment_id: str, prompts: ObjectPrompts, mask: Cropped) -> None:
         written = write_mask(
@@ -445,9 +477,12 @@ class Interaction:
 
     def _shows(self, segment_id: str, mask: Cropped, prompts: ObjectPrompts | None = None) -> None:
         """Notes what a segment has, and what prompts that follows from; all of them by default."""
-        self.segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MASK_TAG, _digest(mask))
+        self._marks[segment_id] = self._mark(mask)
+        self.segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MASK_TAG, self._marks[segment_id])
         self._applied[segment_id] = self._prompts(segment_id) if prompts is None else prompts
         self._untouched[segment_id] = self._labelmap_time(segment_id)
+        if segment_id == self.hint_segment_id:
+            self.hint_ras = None
 
     def _labelmap_time(self, segment_id: str) -> tuple[str, int] | None:
         """Changes with every change of a segment's voxels, or of its neighbours' in the same labelmap."""
@@ -469,7 +504,3 @@ def _state_of(volume: Any) -> str:
     """Names a volume's voxels and where they lie; another text after either has changed."""
     image = volume.GetImageData()
     return f"{volume.GetID()} {image and image.GetMTime()} {ijk_to_ras_of(volume).tolist()}"
-
-
-def _digest(mask: Cropped) -> str:
-    return mask.digest.hex() if mask.array.size else "empty"

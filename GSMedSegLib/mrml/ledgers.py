@@ -30,7 +30,11 @@ def load_ledger(segmentation: Any, volume: Any) -> ClickLedger:
     if node is None or not node.GetText():
         return ClickLedger(shape, matrix)
     ledger = ClickLedger.from_json(node.GetText())
-    ledger.check_image(shape)
+    if ledger.shape != shape:
+        raise ValueError(
+            f'"{segmentation.GetName()}" has clicks on an image of shape {ledger.shape}, but '
+            f'"{volume.GetName()}" has {shape} now; choose another segmentation, or none for a new one'
+        )
     return ledger.moved(matrix)
 
 

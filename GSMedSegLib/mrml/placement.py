@@ -162,17 +162,19 @@ class Placement:
         if role == "box":
             self._box_placed(node)
             return
-        defined = _defined(node)
-        if not defined:
+        # All others are locked; it is not the last one when those were shown anew under the mouse.
+        new = [n for n in _defined(node) if not node.GetNthControlPointLocked(n)]
+        if not new:
             return
-        ras = np.array(node.GetNthControlPointPositionWorld(defined[-1]))
+        ras = np.array(node.GetNthControlPointPositionWorld(new[0]))
+        point_id = node.GetNthControlPointID(new[0])
         self._quiet = True
         try:
-            taken = self._on_click(ras, role == "foreground")
-            if taken:
-                node.SetNthControlPointLocked(defined[-1], True)
-            else:
-                node.RemoveNthControlPoint(defined[-1])
+            node.SetNthControlPointLocked(new[0], True)
+            if not self._on_click(ras, role == "foreground"):
+                number = node.GetNthControlPointIndexByID(point_id)
+                if number >= 0:  # else it went with those of another segment
+                    node.RemoveNthControlPoint(number)
         finally:
             self._quiet = False
 

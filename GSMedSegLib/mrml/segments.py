@@ -19,6 +19,7 @@ LOCKED = "GSMedSeg.Locked"
 """Tag of a segment that nothing may change."""
 
 
+_VOXELS = "Binary labelmap"
 _FIRST = (slice(0, 1), slice(0, 1), slice(0, 1))
 
 
@@ -50,6 +51,23 @@ def fit_to_volume(segmentation: Any, volume: Any) -> None:
         # The transform first: else the reference geometry would be another one, and saving would resample.
         segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
         segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+
+
+def make_voxels(segmentation: Any, volume: Any) -> None:
+    """Turns a segmentation of surfaces or contours, as a radiotherapy plan brings, into one of voxels.
+
+    Raises:
+        ValueError: that is not possible.
+    """
+    if segmentation.GetSegmentation().GetSourceRepresentationName() == _VOXELS:
+        return
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    if not segmentation.CreateBinaryLabelmapRepresentation():
+        raise ValueError(
+            f'segmentation "{segmentation.GetName()}" cannot be turned into voxels; choose another one, or '
+            "convert it in the module Segmentations"
+        )
+    segmentation.SetSourceRepresentationToBinaryLabelmap()
 
 
 def _is_empty(segment: Any) -> bool:
@@ -186,6 +204,10 @@ def _write(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> No
     box, array = (mask.box, mask.array) if mask.array.size else (_FIRST, np.zeros((1, 1, 1), bool))
     labelmap = _oriented(volume, box, array)
     _move(labelmap, volume.GetParentTransformNode(), segmentation.GetParentTransformNode())
+    shared = segmentation.GetBinaryLabelmapInternalRepresentation(segment_id)
+    if shared is not None and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(shared, labelmap):
+        # On another grid than its neighbours': else they would be resampled with it.
+        segmentation.GetSegmentation().SeparateSegmentLabelmap(segment_id)
     if not logic.SetBinaryLabelmapToSegment(labelmap, segmentation, segment_id, logic.MODE_REPLACE):
         raise RuntimeError(f'the mask could not be put into segment "{_name(segmentation, segment_id)}"')
 
@@ -193,26 +215,28 @@ def _write(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> No
 def _read(segmentation: Any, segment_id: str, volume: Any, box: Box3) -> NDArray[np.bool_]:
     """A segment's mask in a box of a volume's voxels."""
     _segment(segmentation, segment_id)
-    shape = tuple(s.stop - s.start for s in box)
-    empty: NDArray[np.bool_] = np.zeros(shape, bool)
-    if 0 in shape:
-        return empty
     own = slicer.vtkOrientedImageData()
     if not segmentation.GetBinaryLabelmapRepresentation(segment_id, own) or own.IsEmpty():
+        return np.zeros([s.stop - s.start for s in box], bool)
+    values = _onto(volume, box, own, segmentation.GetParentTransformNode(), linear=False)
+    return np.asarray(values != 0)
+
+
+def _onto(volume: Any, box: Box3, image: Any, parent: Any, linear: bool) -> NDArray[Any]:
+    """(K, J, I) an image under a transform node, or None, on a volume's voxels in a box; 0 outside of it."""
+    empty: NDArray[np.bool_] = np.zeros([s.stop - s.start for s in box], bool)
+    if empty.size == 0:
         return empty
-    target = _oriented(volume, box, empty)
     transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
-        segmentation.GetParentTransformNode(), volume.GetParentTransformNode(), transform
-    )
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, volume.GetParentTransformNode(), transform)
     resampled = slicer.vtkOrientedImageData()
     done = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-        own, target, resampled, False, False, transform
+        image, _oriented(volume, box, empty), resampled, linear, False, transform
     )
     if not done:
-        raise RuntimeError(f'segment "{_name(segmentation, segment_id)}" cannot be brought onto the volume')
-    values = vtk_to_numpy(resampled.GetPointData().GetScalars())
-    return np.asarray(values.reshape(shape) != 0)
+        raise RuntimeError(f'nothing can be brought onto the volume "{volume.GetName()}"; see its transform')
+    values: NDArray[Any] = vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(empty.shape)
+    return values
 
 
 def _oriented(volume: Any, box: Box3, array: NDArray[Any]) -> Any:
@@ -223,7 +247,8 @@ def _oriented(volume: Any, box: Box3, array: NDArray[Any]) -> Any:
     image.SetGeometryFromImageToWorldMatrix(matrix)
     k, j, i = box
     image.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)
-    scalars = numpy_to_vtk(np.ascontiguousarray(array, np.uint8).ravel(), deep=True)
+    values = array.view(np.uint8) if array.dtype == np.bool_ else array
+    scalars = numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True)
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
     return image
@@ -232,6 +257,14 @@ def _oriented(volume: Any, box: Box3, array: NDArray[Any]) -> Any:
 def _move(image: Any, source: Any, target: Any) -> None:
     """Takes an image from one transform node's space to another's."""
     if source is target:
+        return
+    matrix = vtk.vtkMatrix4x4()
+    if slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix):
+        # Voxels stay as they are; Slicer's own function resamples them, and cuts oblique images off.
+        to_world = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(to_world)
+        vtk.vtkMatrix4x4.Multiply4x4(matrix, to_world, to_world)
+        image.SetGeometryFromImageToWorldMatrix(to_world)
         return
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
@@ -284,9 +317,19 @@ def _editable(
         allowed = union if inside else ~union
     if editor.GetSourceVolumeIntensityMask():
         low, high = editor.GetSourceVolumeIntensityMaskRange()
-        values = image_of(volume)[box]
+        values = _grey(editor.GetSourceVolumeNode() or volume, volume, box)
         allowed &= (values >= low) & (values <= high)
     return allowed
+
+
+def _grey(source: Any, volume: Any, box: Box3) -> NDArray[Any]:
+    """(K, J, I) a volume's grey values on the voxels of a volume in a box."""
+    array = image_of(source)
+    if source is volume:
+        return array[box]
+    k, j, i = (slice(0, n) for n in array.shape)
+    image = _oriented(source, (k, j, i), array)
+    return _onto(volume, box, image, source.GetParentTransformNode(), linear=True)
 
 
 def _segment(segmentation: Any, segment_id: str) -> Any:

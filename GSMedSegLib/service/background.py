@@ -7,6 +7,7 @@ several questions with one tag only the last is answered.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ REMEMBERED_BYTES = 64 * 2**20
 
 MOST_IMAGES = 4
 """Images that the engine is asked to keep; the first of more is sent again when it is clicked on."""
+
+CLOSE_S = 2.0
+"""How long the end waits until an engine elsewhere has forgotten the images; else it keeps them an hour."""
 
 MakeImage = Callable[[EngineSource], RemoteImage]
 
@@ -134,16 +138,20 @@ class Background:
             threading.Thread(target=remote.close, daemon=True).start()
 
     def close(self) -> None:
-        """End; what is being answered is dropped."""
+        """End, and let the engine forget all images; what is being answered is dropped."""
         with self._lock:
             self._closing = True
             self._waiting.clear()
             if self._now is not None:
                 self._drop(self._now.tag)
-                remote = self._images.get(self._now.image)
-                if remote is not None:
-                    threading.Thread(target=remote.close, daemon=True).start()
+            ending = [threading.Thread(target=remote.close, daemon=True) for remote in self._images.values()]
+            self._images.clear()
             self._lock.notify_all()
+        for thread in ending:
+            thread.start()
+        until = time.monotonic() + CLOSE_S
+        for thread in (*ending, self._thread):
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _drop(self, tag: Hashable) -> None:
         """With the lock held."""

@@ -112,6 +112,8 @@ class EngineClient:
         token: that the engine was started with.
         ca_file: certificate to trust, for an engine with one of its own making.
         timeout_s: silence after which the engine counts as lost; it gives a sign of life every second.
+        lives: asked when connected, before anything is sent: whether the engine has not ended, and its port
+            not become another program's.
 
     Raises:
         ValueError: a bad address, or a certificate file that is none.
@@ -119,10 +121,15 @@ class EngineClient:
     """
 
     def __init__(
-        self, url: str, token: str = "", ca_file: str | None = None, timeout_s: float = 15.0
+        self,
+        url: str,
+        token: str = "",
+        ca_file: str | None = None,
+        timeout_s: float = 15.0,
+        lives: Callable[[], bool] = lambda: True,
     ) -> None:
         self.address = parse_address(url)
-        self._timeout_s = timeout_s
+        self._timeout_s, self._lives = timeout_s, lives
         self._headers = {
             PROTOCOL_HEADER: str(PROTOCOL),
             "User-Agent": f"gsmedseg/{__version__}",
@@ -347,10 +354,15 @@ class EngineClient:
         def send() -> http.client.HTTPResponse:
             if _socket_of(connection) is None:
                 connection.connect()
+                if not self._lives():
+                    raise EngineLost(f"the engine at {self.address.url} has ended; start it again")
             used = cast("socket.socket", connection.sock)
             used.settimeout(self._timeout_s + len(data or b"") / SLOWEST_BYTES_S)
-            connection.request(verb, path, data, {**self._headers, **kind, **headers})
-            response = connection.getresponse()
+            try:
+                connection.request(verb, path, data, {**self._headers, **kind, **headers})
+                response = connection.getresponse()
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+                raise ConnectionResetError("the encrypted connection was closed") from error
             if _socket_of(connection) is used:  # the body has arrived
                 used.settimeout(self._timeout_s)
             return response

@@ -141,7 +141,7 @@ class OwnEngine:
         """
         if not self._ended and not self.running:
             self._start()
-        ports = self._ports
+        ports, process = self._ports, self._process
         until = time.monotonic() + START_S
         while True:
             client = self._client
@@ -156,8 +156,12 @@ class OwnEngine:
                 if not ports:
                     raise Unreachable("it has not said where it listens")
                 if client is None:
-                    address = f"127.0.0.1:{ports[0]}"
-                    self._client = client = EngineClient(address, self._token, timeout_s=self._timeout_s)
+                    self._client = client = EngineClient(
+                        f"127.0.0.1:{ports[0]}",
+                        self._token,
+                        timeout_s=self._timeout_s,
+                        lives=lambda: process is not None and process.poll() is None,
+                    )
                 client.about()
                 self._answered = True
             except (Unreachable, EngineLost, NotGSMedSeg, WrongToken) as error:

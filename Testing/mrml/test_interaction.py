@@ -211,12 +211,128 @@ def test_paint_between_clicks_is_kept_and_undone(desk: Desk):
     assert np.array_equal(desk.mask("a"), clicked)
 
 
+def test_undo_and_redo_go_past_what_a_neighbour_began_with(desk: Desk):
+    """Paint that another segment had before its first click stays, and is where clicks on it start again."""
+    desk.click("a", FIRST)
+    clicked = desk.mask("a")
+    write_mask(desk.segmentation, "b", desk.volume, crop(~clicked & (np.arange(28) > 20)))
+    painted = desk.mask("b")
+    desk.click("b", (17, 2, 19))
+    second = desk.mask("b")
+    assert not np.array_equal(second, painted)
+
+    def step(what: Callable[[], str | None], name: str, a: np.ndarray, b: np.ndarray) -> None:
+        assert what() == name
+        desk.wait()
+        assert np.array_equal(desk.mask("a"), a)
+        assert np.array_equal(desk.mask("b"), b)
+
+    interaction = desk.interaction
+    for _ in range(2):
+        step(interaction.undo, "b", clicked, painted)
+        assert interaction.can_undo
+        step(interaction.undo, "a", clicked & False, painted)
+        assert not interaction.can_undo
+        step(interaction.redo, "a", clicked, painted)
+        assert interaction.can_redo
+        step(interaction.redo, "b", clicked, second)
+        assert not interaction.can_redo
+    for _ in range(2):
+        interaction.undo()
+        desk.wait()
+    desk.click("b", (17, 2, 18))
+    assert interaction.ledger.prompts("b") == ObjectPrompts((Click((17, 2, 18), True),), None, crop(painted))
+
+
+def test_what_the_segment_editor_takes_back_stays_away(desk: Desk):
+    """Its undo brings back what a segment is tagged with, too."""
+    history = slicer.vtkSegmentationHistory()
+    history.SetSegmentation(desk.segmentation.GetSegmentation())
+    desk.click("a", FIRST)
+    clicked = desk.mask("a")
+    history.SaveState()
+    paint(desk)
+    desk.click("a", BESIDE, False)
+    assert history.RestorePreviousState()
+    assert np.array_equal(desk.mask("a"), clicked)
+    desk.click("a", (9, 9, 9))
+    prompts = ObjectPrompts((Click((9, 9, 9), True),), None, crop(clicked))
+    assert desk.interaction.ledger.prompts("a") == prompts
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["at once", "after loading"])
+def test_two_images_on_one_grid_go_on_from_each_others_masks(
+    desk: Desk, image: np.ndarray, add_volume: Callable[..., Any], loaded: bool
+):
+    """As T1 and T2: what was corrected on the one is where clicks on the other start."""
+    desk.click("a", FIRST)
+    second = add_volume(image[::-1].copy(), OBLIQUE, MOVED)
+    second.SetName("T2")
+    other = Desk(desk.served, second, desk.segmentation)
+    other.click("a", SECOND)
+    corrected = other.mask("a")
+    assert not np.array_equal(corrected, desk.truth(clicks(FIRST)))
+    again = Desk(desk.served, desk.volume, desk.segmentation) if loaded else desk
+    again.click("a", BESIDE, False)
+    prompts = ObjectPrompts((Click(BESIDE, False),), None, crop(corrected))
+    assert again.interaction.ledger.prompts("a") == prompts
+    for one in (other, again):
+        one.background.close()
+
+
+def test_a_segmentation_that_a_selector_made_is_shown(scene: Any, desk: Desk):
+    """`Create new` adds the bare node; without a display node its masks are not to be seen."""
+    bare = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    Interaction(desk.volume, bare, desk.background)
+    assert bare.GetDisplayNode().GetVisibility()
+
+
+def test_surfaces_become_voxels_with_the_first_click(scene: Any, desk: Desk):
+    """As a radiotherapy plan brings them, or an imported model; looking at them leaves them as they are."""
+    sphere = vtk.vtkSphereSource()
+    sphere.SetCenter(voxel_to_world(desk.volume, FIRST))
+    sphere.SetRadius(3.0)
+    sphere.SetThetaResolution(40)
+    sphere.SetPhiResolution(40)
+    sphere.Update()
+    surface = slicer.vtkSegment()
+    surface.AddRepresentation("Closed surface", sphere.GetOutput())
+    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    segmentation.GetSegmentation().AddSegment(surface, "a")
+    one = Desk(desk.served, desk.volume, segmentation)
+    assert segmentation.GetSegmentation().GetSourceRepresentationName() == "Closed surface"
+    one.click("b", SECOND)
+    assert one.mask("b").any()
+    assert not (one.mask("a") & one.mask("b")).any()
+    ball = one.mask("a")
+    assert ball[FIRST]
+    assert ball.sum() * np.prod(desk.volume.GetSpacing()) == pytest.approx(4 / 3 * np.pi * 27, rel=0.2)
+    one.click("a", (8, 8, 9))
+    assert one.interaction.ledger.prompts("a").mask == crop(ball)
+    one.background.close()
+
+
 def test_background_clicks_alone_wait_for_a_foreground_click(desk: Desk):
     desk.click("a", BESIDE, False)
     assert not desk.mask("a").any()
     desk.click("a", FIRST)
     prompts = ObjectPrompts((Click(BESIDE, False), Click(FIRST, True)))
     assert np.array_equal(desk.mask("a"), desk.truth(prompts))
+
+
+def test_undo_down_to_background_clicks_takes_the_mask_away(desk: Desk):
+    desk.click("a", BESIDE, False)
+    desk.click("a", FIRST)
+    clicked = desk.mask("a")
+    assert clicked.any()
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert not desk.mask("a").any()
+    assert desk.interaction.redo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), clicked)
+    assert desk.interaction.ledger.prompts("a").mask is None
 
 
 def test_cancel_takes_the_click_back(desk: Desk):
@@ -287,6 +403,20 @@ def test_the_hint_is_the_engines_own(desk: Desk):
     hint = next_click(segment, clicks(FIRST).clicks, (2.4, 0.8, 0.5))
     assert hint is not None
     assert np.allclose(desk.interaction.hint_ras, voxel_to_world(desk.volume, hint.kji))
+
+
+def test_a_hint_goes_with_the_mask_that_it_is_about(desk: Desk):
+    desk.interaction.wants_hint = True
+    desk.click("b", SECOND)
+    desk.click("a", FIRST)
+    hint = desk.interaction.hint_ras
+    assert hint is not None
+    assert desk.interaction.hint_segment_id == "a"
+    desk.interaction.clear("a")
+    assert desk.interaction.hint_ras is None
+    assert desk.interaction.undo() == "a"
+    desk.wait()
+    assert np.array_equal(desk.interaction.hint_ras, hint)
 
 
 def paint(desk: Desk) -> np.ndarray:

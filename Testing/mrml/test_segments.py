@@ -79,6 +79,26 @@ def test_a_mask_comes_back_voxel_for_voxel(
     assert np.array_equal(slicer.util.arrayFromVolume(exported) != 0, A)
 
 
+@pytest.mark.parametrize("ijk_to_ras", [np.eye(4), OBLIQUE, LEFT_HANDED], ids=["plain", "oblique", "left"])
+@pytest.mark.parametrize(
+    "to_world", [np.eye(4), MOVED, turned(90, (0, 0, 0))], ids=["same", "moved", "turned"]
+)
+def test_a_mask_up_to_the_border_comes_back_whole(
+    add_volume: Callable[..., Any], ijk_to_ras: np.ndarray, to_world: np.ndarray
+):
+    """On a volume that was registered to the one that the segmentation was made on: T2 to T1, PET to CT."""
+    first = add_volume(np.zeros(SHAPE, np.int16), ijk_to_ras)
+    second = add_volume(np.zeros(SHAPE, np.int16), ijk_to_ras, to_world)
+    segmentation = new_segmentation(first)
+    for name in "ab":
+        segmentation.GetSegmentation().AddEmptySegment(name, name.upper())
+    write_mask(segmentation, "a", first, crop(A))
+    everywhere = crop(np.random.default_rng(0).random(SHAPE) < 0.5)
+    assert write_mask(segmentation, "b", second, everywhere, Overwrite.OVERLAP) == everywhere
+    assert read_mask(segmentation, "b", second) == everywhere
+    assert read_mask(segmentation, "a", first) == crop(A)
+
+
 def test_a_segmentation_without_voxels_goes_to_its_volume(scene: Any, add_volume: Callable[..., Any]):
     volume = add_volume(np.zeros(SHAPE, np.int16), OBLIQUE, MOVED)
     segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
@@ -170,6 +190,25 @@ def test_the_masking_of_another_segmentation_does_not_count(scene: Any, two: tup
     editor.SetMaskSegmentID("organ")
     write_mask(segmentation, "b", volume, crop(B), Overwrite.OVERLAP, editor)
     assert np.array_equal(voxels(two, "b"), B)
+
+
+def test_the_editors_range_is_of_its_own_volume(add_volume: Callable[..., Any], scene: Any, two: Any):
+    """CT is segmented while the editor masks by a PET, on voxels of twice the size and moved elsewhere."""
+    volume, segmentation = two
+    coarse = OBLIQUE @ np.diag((2.0, 2.0, 2.0, 1.0))
+    coarse[:3, 3] = (OBLIQUE @ (0.5, 0.5, 0.5, 1.0))[:3]  # a voxel's middle lies between eight small ones
+    pet = add_volume(np.zeros([n // 2 for n in SHAPE], np.float32), coarse, MOVED)
+    slicer.util.arrayFromVolume(pet)[1:4, 2:5, 2:6] = 7.5
+    hot = np.zeros(SHAPE, bool)
+    hot[2:8, 4:10, 4:12] = True
+    editor = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    editor.SetAndObserveSegmentationNode(segmentation)
+    editor.SetAndObserveSourceVolumeNode(pet)
+    editor.SetSourceVolumeIntensityMask(True)
+    editor.SetSourceVolumeIntensityMaskRange(3.0, 10.0)
+    assert write_mask(segmentation, "b", volume, crop(B & False), Overwrite.OVERLAP, editor).array.size == 0
+    write_mask(segmentation, "b", volume, crop(B | ~hot), Overwrite.OVERLAP, editor)
+    assert np.array_equal(voxels(two, "b"), B & hot)
 
 
 def test_segments_overlap_when_allowed(two: tuple[Any, Any]):

@@ -259,6 +259,34 @@ def test_forgetting_an_image_on_its_way_stops_it(
         background.close()
 
 
+def test_closing_leaves_nothing_on_a_server(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    """Whatever images were worked on: Slicer ends right after, and gives threads no time to say so."""
+    with serve() as served:
+        background = Background(ServerEngine(served.url, TOKEN))
+        for number in (1, 2):
+            background.ask(
+                "a", number, lambda source, n=number: RemoteImage(source, image + n, np.eye(4)), question(8)
+            )
+            assert ends(background)[0].answer is not None
+        assert served.client().about()["sessions"] == 2
+        background.close()
+        assert served.client().about()["sessions"] == 0
+
+
+def test_closing_does_not_wait_long_for_a_silent_server(fake: FakeImage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("GSMedSegLib.service.background.CLOSE_S", 0.05)
+    made, heard = Background(None), threading.Event()  # type: ignore[arg-type]
+    made.ask("a", "image", lambda _: fake, question(1))
+    ends(made)
+    monkeypatch.setattr(fake, "close", heard.wait)
+    began = time.monotonic()
+    made.close()
+    assert time.monotonic() - began < 5
+    heard.set()
+
+
 def test_an_error_is_told_and_the_next_question_answered(background: Background, fake: FakeImage):
     background.ask("a", "image", lambda _: fake, question(99))
     (told,) = ends(background)

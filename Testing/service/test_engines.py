@@ -78,6 +78,46 @@ def test_a_killed_engine_is_replaced_and_gives_the_same_mask(own: OwnEngine, ima
     assert killed.is_set()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a port is not free again at once on Windows")
+def test_who_takes_the_port_of_an_engine_that_crashed_gets_nothing(own: OwnEngine):
+    """Neither the token nor what is asked: it may be another user's program."""
+    client, process = own.connect(), own._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    got: list[bytes] = []
+
+    def listen(taken: socket.socket) -> None:
+        connection, _ = taken.accept()
+        with connection:
+            got.append(connection.recv(1000))
+
+    with socket.create_server(("127.0.0.1", client.address.port)) as taken:
+        thread = threading.Thread(target=listen, args=(taken,))
+        thread.start()
+        with pytest.raises(errors.EngineLost, match="ended"):
+            client.about()
+        thread.join(30)
+    assert got == [b""]
+    own.lost()
+
+
+def test_a_proxy_whose_engine_is_started_again_is_waited_for(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    with serve() as served:
+        remote = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
+        told: list[str] = []
+
+        def progress(what: str, done: int, total: int) -> None:
+            told.append(what)
+            if what == "clicks" and "recovering" not in told:
+                raise errors.NotGSMedSeg("a proxy answers that it cannot reach the engine (502)")
+
+        assert remote.segment(Question(ON_FIRST), progress).mask.shape == image.shape
+        assert "recovering" in told
+
+
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path):
     """Whoever crashes leaves no engine behind."""
     code = (

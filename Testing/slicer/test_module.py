@@ -657,3 +657,84 @@ def test_a_stopped_engine_stays_stopped(desktop: Any, widget: Any, case: Any):
     assert np.array_equal(mask_of(widget), before)
     assert not stopped.running
     assert widget.logic.engine.running
+
+
+def test_another_engine_takes_no_step_and_no_neighbour_away(desktop: Any, widget: Any, case: Any):
+    """What undo gives back, and what was undone, is known as before."""
+    _, inside = case
+    ui = widget.panel.ui
+    first = click(desktop, widget, inside)
+    neighbour = widget.logic.segment_id
+    desktop.click(ui.acceptButton)
+    try:
+        ui.overwriteComboBox.currentIndex = ui.overwriteComboBox.findData("others")
+        second = click(desktop, widget, inside)
+        assert (first & second).any()
+        desktop.click(ui.stopButton)
+        desktop.click(ui.undoButton)
+        widget.logic.segment_id = neighbour
+        assert np.array_equal(mask_of(widget), first)
+        widget.logic.use_engine(widget.panel.engine._make_source())
+        desktop.click(ui.redoButton)
+        desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+        assert np.array_equal(mask_of(widget), second)
+    finally:
+        widget.panel._parameters.overwrite = "nothing"
+
+
+def test_clicks_of_an_image_that_was_cropped_since_are_told(desktop: Any, widget: Any, case: Any):
+    """By Crop Volume into itself, say; each click says so, and another segmentation goes on."""
+    volume, inside = case
+    click(desktop, widget, inside)
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[:-20].copy())
+    widget.panel._selected()
+    for _ in range(2):
+        assert not widget.panel._clicked(inside, True)
+        assert "another segmentation" in widget.panel.ui.statusLabel.text
+    widget.panel.ui.segmentationSelector.setCurrentNode(None)
+    assert widget.panel._clicked(inside, True)
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    assert mask_of(widget).any()
+
+
+def test_the_star_is_not_shown_with_another_segment(desktop: Any, widget: Any, case: Any):
+    _, inside = case
+    widget.panel.ui.hintCheckBox.checked = True
+    try:
+        click(desktop, widget, inside)
+        star = widget.panel._placement._nodes["hint"]
+        assert star.GetNumberOfControlPoints() == 1
+        desktop.click(widget.panel.ui.acceptButton)
+        assert star.GetNumberOfControlPoints() == 0
+    finally:
+        widget.panel.ui.hintCheckBox.checked = False
+
+
+def test_an_image_in_colours_is_not_chosen_by_itself(desktop: Any, widget: Any):
+    """A photograph or a screenshot that was loaded first: it has three values a voxel."""
+    from GSMedSegUI.sample import add_sample_volume
+
+    slicer.mrmlScene.Clear(0)
+    photograph = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photograph")
+    slicer.util.updateVolumeFromArray(photograph, np.zeros((1, 8, 8, 3), np.uint8))
+    volume, _ = add_sample_volume()
+    widget.panel.scene_changed()
+    assert widget.panel._parameters.volume is volume
+
+
+def test_a_click_counts_where_it_is_made(desktop: Any, widget: Any, case: Any):
+    """The mouse is over the view when a mask arrives, and Slicer shows where it would put a point."""
+    from GSMedSegLib.mrml.volumes import world_to_voxel
+
+    volume, inside = case
+    view, places = desktop.slice_view("Red"), []
+    desktop.click(widget.panel.ui.foregroundButton)
+    for offset in ((0, 0, 0), (8, 9, 0), (-7, -4, 0)):
+        places.append(world_to_voxel(volume, view.click_ras(inside + np.array(offset))))
+        view.hover_ras(inside + np.array((3, -6, 0)))
+        desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    clicks = widget.logic.interaction.ledger.clicks(widget.logic.segment_id)
+    assert [one.kji for one in clicks] == places
+    desktop.click(widget.panel.ui.undoButton)
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    assert widget.panel._placement._nodes["foreground"].GetNumberOfDefinedControlPoints() == 2

@@ -61,14 +61,19 @@ class ViewWidget(QWidget):
         Returns:
             The world position of that pixel, which is where Slicer takes the click.
         """
+        point = self.hover_ras(ras)
+        QTest.mouseClick(self, button, modifier, point)
+        return self._view.ras_of((point.x(), point.y() - _BAR))
+
+    def hover_ras(self, ras: Any) -> QPoint:
+        """Moves the slice through a world position in mm, and the mouse there; its place in the widget."""
         assert isinstance(self._view, SliceView), "only slices have one position per pixel"
         self._view.show_position(ras)
         pixel = self._view.pixel_of(ras)
         point = QPoint(pixel[0], pixel[1] + _BAR)
         QTest.mouseMove(self, point + QPoint(1, 0))
         QTest.mouseMove(self, point)
-        QTest.mouseClick(self, button, modifier, point)
-        return self._view.ras_of(pixel)
+        return point
 
     def drag_ras(self, start_ras: Any, end_ras: Any) -> None:
         """Presses the left button at a world position, moves to another one of the slice, and lets go."""
