@@ -36,6 +36,8 @@ class Source:
             folder of label maps for each set. Relative to `Config.root`.
         weight: how often it is drawn from, compared with the others.
         lesions: of maps: the sets that are shapes to paste into the others.
+        membranes: of maps: their labels are cells, to be painted alike with membranes between them; else each
+            gets a contrast of its own.
         window: of cases that are images: the grey values that become 0 and 255; empty for the usual ones.
             Weights whose sources of cases all share it look at every image of more than 8 bits in it.
         regions: of cases: how often regions that the image itself shows are asked for, in place of labels, in
@@ -46,6 +48,7 @@ class Source:
     path: str = ""
     weight: float = 1.0
     lesions: tuple[str, ...] = ()
+    membranes: bool = False
     window: tuple[float, ...] = ()
     regions: float = 0.0
 
@@ -227,6 +230,10 @@ class Config:
                 raise ValueError(
                     "regions is a share of a source of cases, at least 0 and less than 1; "
                     f'got {source.regions} for kind "{source.kind}"'
+                )
+            if source.membranes and source.kind != "maps":
+                raise ValueError(
+                    f'membranes are painted into a source of maps; this one is of kind "{source.kind}"'
                 )
             if (source.kind == "scenes") != (source.path == ""):
                 raise ValueError(

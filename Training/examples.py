@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Pool:
         names: of the volumes.
         lesions: shapes to paste into label maps.
         nested: what may be asked for lies within one another: a first click cannot say which is meant.
+        membranes: label maps are painted as cells with membranes between them.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class Pool:
         names: Sequence[str] = (),
         lesions: Sequence[NDArray[np.bool_]] = (),
         nested: bool = False,
+        membranes: bool = False,
     ) -> None:
         self.weight = weight
         self.volumes = volumes
         self.names = list(names)
         self.lesions = list(lesions)
         self.nested = nested
+        self.membranes = membranes
 
 
 def make_pools(
@@ -140,7 +143,8 @@ def _map_pools(source: Source, folder: Path, budget_bytes: int) -> Iterator[Pool
     for name, files in sets.items():
         cache = CaseCache([functools.partial(load_map, file) for file in files], budget_bytes // len(sets))
         weight = source.weight * len(files) ** 0.5 / total
-        yield Pool(weight, cache, [f"{name}/{file.name}" for file in files], lesions)
+        names = [f"{name}/{file.name}" for file in files]
+        yield Pool(weight, cache, names, lesions, membranes=source.membranes)
 
 
 class Draws(Dataset[list[Example]]):
@@ -217,12 +221,14 @@ class Draws(Dataset[list[Example]]):
         if self.sampling.bent and rng.random() < self.sampling.bent:
             bent = BentView.draw(rng, view)
         labels = volume.labels_in(view) if bent is None else bent.labels(volume.labels)
-        if volume.image is None:
+        if volume.image is None and not pool.membranes:
             return synthetic.painted_scene(rng, labels, label, pool.lesions)
-        if bent is None:
-            samples, outside = volume.image.sample(view), outside_mask(view, volume.image.shape).numpy()
-        else:
-            samples, outside = bent.samples(volume.image), bent.outside(volume.image.shape)
+        shape = volume.labels.shape
+        outside = outside_mask(view, shape).numpy() if bent is None else bent.outside(shape)
+        if volume.image is None:
+            gap = 2 * synthetic.distance_to_border(labels)
+            return replace(synthetic.packed(rng, labels, gap, label), outside=outside)
+        samples = volume.image.sample(view) if bent is None else bent.samples(volume.image)
         return synthetic.Scene(samples.numpy(), labels, label, outside)
 
     def _shown(

@@ -1,8 +1,7 @@
 """Synthetic scenes: label maps, real or invented, painted with random contrasts.
 
 Every scene is a small cube: an image (S, S, S) float32 and the labels (S, S, S) int32 that a click may ask
-    for (0 is none of
-them). What a click cannot ask for (organelles, background tissue) is painted but not labelled.
+for (0 is none of them). What a click cannot ask for (organelles, background) is painted but not labelled.
 
 Source: the idea of training on random contrasts is SynthSeg's (Billot et al., Medical Image Analysis 2023).
 """
@@ -281,13 +280,14 @@ def distance_to_border(labels: Array) -> Array:
     return np.asarray(ndimage.distance_transform_edt(~edge))
 
 
-def packed(rng: np.random.Generator, labels: Array, gap: Array) -> Scene:
+def packed(rng: np.random.Generator, labels: Array, gap: Array, main: int = 0) -> Scene:
     """Packed cells with membranes, now and then with organelles, a space between them and holes.
 
     Args:
         rng: the source of chance.
         labels: (S, S, S) int32, a cell each.
         gap: (S, S, S) how much further away the next cell is, in voxels.
+        main: the cell that the scene was made around, 0 for any.
     """
     size = labels.shape[0]
     width = rng.uniform(0.8, 3.0)
@@ -305,7 +305,7 @@ def packed(rng: np.random.Generator, labels: Array, gap: Array) -> Scene:
         empty = smooth_noise(rng, size, size / 2) > 0.8
         labels[empty] = 0
         image = np.where(empty, rng.uniform(-0.5, 0.5), image)
-    return Scene(scan(rng, image.astype(np.float32)), labels)
+    return Scene(scan(rng, image.astype(np.float32)), labels, main)
 
 
 def nuclei(rng: np.random.Generator, size: int) -> Scene:
