@@ -323,7 +323,7 @@ class WebApp:
             with self._state:
                 self._make_sure_it_is_kept()
                 self._show_image(opened, digest)
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a reader raises, the page does not wait for ever
             if asked == self._asked:
                 with self._state:
                     self.fail(self._without_folder(reason(error), batch))

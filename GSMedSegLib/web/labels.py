@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 
-def labelled(name: str) -> dict[str, Any]:
+def labelled(name: str, role: str = "") -> dict[str, Any]:
     """Arguments of a widget that give it a name for screen readers; trame knows no such attribute by itself.
 
     Args:
         name: in words.
+        role: what it is, of those that ARIA knows; empty where its element says so.
     """
-    return {"aria_label": name, "__properties": [("aria_label", "aria-label")]}
+    properties: list[Any] = [("aria_label", "aria-label")]
+    if not role:
+        return {"aria_label": name, "__properties": properties}
+    return {"aria_label": name, "role": role, "__properties": [*properties, "role"]}

@@ -233,7 +233,8 @@ def _panel(actions: Actions) -> None:
         )
         _segments(actions)
         html.H2("Display")
-        with html.Div(classes="gs-field"):
+        # The two handles of a range have no names of their own.
+        with html.Div(classes="gs-field", **labelled("Brightness and contrast", role="group")):
             html.Span("Brightness and contrast")
             v.VRangeSlider(
                 v_model=("shown_range",),
@@ -258,6 +259,7 @@ def _panel(actions: Actions) -> None:
                 density="compact",
                 thumb_size=14,
                 track_size=2,
+                name="Opacity",
                 id="opacity",
             )
         with html.Div(classes="gs-field", style="display: flex; align-items: center; gap: 8px"):
@@ -283,6 +285,7 @@ def _panel(actions: Actions) -> None:
                 density="compact",
                 thumb_size=14,
                 track_size=2,
+                name="Smoothing in mm",
             )
         with html.Div(classes="gs-field"):
             v.VSelect(

@@ -177,7 +177,7 @@ class Views:
             thumb_size=14,
             track_size=2,
             color=SLICES[name],
-            **labelled(f"{name} slice"),
+            name=f"{name} slice",
         )
 
     def _surface_ui(self, _server: Any, name: str, _view: Any) -> None:

@@ -1,4 +1,4 @@
-"""`gsmedseg evaluate` and `make-cases` from end to end, with the bundled weights."""
+"""`gsmedseg evaluate` and `make-cases` from end to end."""
 
 from __future__ import annotations
 
@@ -236,28 +236,27 @@ def test_names_and_modalities_may_come_later(volumes: Path, tmp_path: Path) -> N
     assert found == [(["unknown"], ["2", "7"]), (["CT"], ["2", "7"]), (["CT"], ["near", "7"])]
 
 
-def test_pairs_and_the_cases_made_of_them_score_the_same(volumes: Path, cases: Path, tmp_path: Path) -> None:
+def test_pairs_and_the_cases_made_of_them_score_the_same(
+    volumes: Path, cases: Path, weights: Path, tmp_path: Path
+) -> None:
     """But for the box round, which only the cases have; without boxes there is no difference."""
     bare = tmp_path / "bare"
     assert main(["make-cases", str(volumes), str(bare), "--no-boxes"]) == 0
-    assert evaluate(volumes, tmp_path / "a") == 0
-    assert evaluate(bare, tmp_path / "b") == 0
+    assert evaluate(volumes, tmp_path / "a", "--weights", weights) == 0
+    assert evaluate(bare, tmp_path / "b", "--weights", weights) == 0
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
 def test_retrained_weights_are_other_weights(
-    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cases: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file of the same name with another content: its results are not mixed with those before."""
-    weights, report = tmp_path / "mine.safetensors", tmp_path / "report"
-    shutil.copy(ROOT / "GSMedSegLib" / "weights" / "gsmedseg-compact.safetensors", weights)
-    assert evaluate(cases, report, "--weights", weights) == 0
-    assert (
-        main(["weights", "convert", str(weights), str(tmp_path / "other.safetensors"), "--dtype", "bf16"])
-        == 0
-    )
-    shutil.copy(tmp_path / "other.safetensors", weights)
-    assert evaluate(cases, report, "--weights", weights) == 2
+    mine, other, report = tmp_path / "mine.safetensors", tmp_path / "other.safetensors", tmp_path / "report"
+    shutil.copy(weights, mine)
+    assert evaluate(cases, report, "--weights", mine) == 0
+    assert main(["weights", "convert", str(mine), str(other), "--dtype", "bf16"]) == 0
+    shutil.copy(other, mine)
+    assert evaluate(cases, report, "--weights", mine) == 2
     assert "weights SHA-256" in capsys.readouterr().err
 
 
@@ -345,10 +344,11 @@ def in_two_processes(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_report_what_one_does(cases: Path, tmp_path: Path) -> None:
+def test_two_processes_report_what_one_does(cases: Path, weights: Path, tmp_path: Path) -> None:
     """Under the real torchrun, for `evaluate` and for `predict`."""
-    assert evaluate(cases, tmp_path / "one") == 0
-    done = in_two_processes("evaluate", cases, "-o", tmp_path / "two", "--precision", "fp32")
+    options = ["--weights", str(weights), "--precision", "fp32"]
+    assert evaluate(cases, tmp_path / "one", "--weights", weights) == 0
+    done = in_two_processes("evaluate", cases, "-o", tmp_path / "two", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3 cases, DSC_AUC") == 1
     assert rows(tmp_path / "two") == rows(tmp_path / "one")
@@ -357,9 +357,10 @@ def test_two_processes_report_what_one_does(cases: Path, tmp_path: Path) -> None
     prompted.mkdir()
     for name in NAMES:
         shutil.copy(cases / f"{name}.npz", prompted)
-    assert main(["predict", str(prompted), str(tmp_path / "p1"), "--strategy", "adaptive"]) == 0
+    options += ["--strategy", "adaptive"]
+    assert main(["predict", str(prompted), str(tmp_path / "p1"), *options]) == 0
     (prompted / "CT_broken.npz").write_bytes(b"no archive")
-    done = in_two_processes("predict", prompted, tmp_path / "p2", "--strategy", "adaptive")
+    done = in_two_processes("predict", prompted, tmp_path / "p2", *options)
     assert done.returncode != 0
     assert "1 of 4 cases failed: CT_broken" in done.stderr
     for name in NAMES:

@@ -126,9 +126,9 @@ def server(_draws: None, home: Path) -> Iterator[WebServer]:
     assert running.end() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """Headless Chromium. Its thread has an event loop until it ends: there `asyncio.run` does not work."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium; on Debian: apt install chromium")

@@ -107,6 +107,15 @@ def test_the_watch_survives_what_nobody_expected(app: WebApp, monkeypatch: pytes
     assert "nobody expected this" in told[0]
 
 
+def test_a_reader_that_fails_as_nobody_expected_is_told(app: WebApp):
+    def broken() -> Opened:
+        raise KeyError("no such tag")
+
+    assert not asyncio.run(app._open(broken, "the image"))
+    assert "no such tag" in app._state.error
+    assert app._state.opening == ""
+
+
 def test_the_image_asked_for_last_is_shown(app: WebApp):
     """A large image takes its time; meanwhile the user opens another one and goes on with that."""
 

@@ -442,6 +442,17 @@ def test_names_are_typed_at_once_and_segments_chosen_by_key(opened: Page):
         opened.until(f"s.segment_id === s.segments[{row}].id")
 
 
+def test_every_slider_has_a_name_for_screen_readers(opened: Page):
+    """The two of a range by their group."""
+    sliders = opened.page.locator("[role=slider]")
+    names = sliders.evaluate_all(
+        "found => found.map((one) => one.ariaLabel ?? one.closest('[role=group]')?.ariaLabel)"
+    )
+    range_of_grey = ["Brightness and contrast"] * 2
+    slices = [f"{name} slice" for name in ("Axial", "Coronal", "Sagittal")]
+    assert sorted(names) == sorted([*range_of_grey, *slices, "Opacity", "Smoothing in mm"])
+
+
 def test_the_next_click_is_suggested(opened: Page):
     opened.page.click("#hint")
     opened.click("Axial")
