@@ -27,10 +27,14 @@ class CaseSegmenter:
     Args:
         predictor: any image it has is forgotten.
         shrink: look at the image averaged over blocks of this side, and enlarge the answers.
+
+    Attributes:
+        window: grey values that 8 bits are best made of for the predictor, lowest and highest; None for all.
     """
 
     def __init__(self, predictor: Predictor, shrink: int = 1) -> None:
         self._predictor = predictor
+        self.window = predictor.window
         self._shrink = shrink
         self._image: NDArray[np.uint8] | None = None
         self._spacing_mm = (0.0, 0.0, 0.0)

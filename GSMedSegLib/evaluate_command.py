@@ -65,6 +65,7 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from GSMedSegLib.case_segmenter import CaseSegmenter
     from GSMedSegLib.evaluation import ResultStore
     from GSMedSegLib.report import check_report_tools
     from GSMedSegLib.sharding import join_ranks
@@ -75,6 +76,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     with join_ranks() as ranks:
         segmenter = _segmenter(options)
+        if options.window is None and isinstance(segmenter, CaseSegmenter) and segmenter.window:
+            options.window = segmenter.window  # that its weights were trained in
+            sources = find_sources_of(options)
         store = ResultStore(options.output, _settings(options))
         mine = ranks.share(sources, [source.nbytes for source in sources])
         results = _run(segmenter, mine, store, options, quiet=not ranks.first)

@@ -98,6 +98,10 @@ class Predictor:
         remembered_bytes: for earlier masks, so that undo and redo need no network; what is forgotten is
             computed again.
 
+    Attributes:
+        engine: as given.
+        window: lowest and highest grey value that the weights were trained in; None for all of an image.
+
     Raises:
         ValueError: unknown strategy, or a ROI that the network cannot take.
     """
@@ -124,7 +128,7 @@ class Predictor:
         else:
             self._strategy = ReferenceStrategy(engine, size)
         window = engine.metadata.get("window", "").split()
-        self._window = (float(window[0]), float(window[1])) if window else None
+        self.window = (float(window[0]), float(window[1])) if window else None
         self._ledger: ClickLedger | None = None
         self._ijk_to_ras = np.eye(4)
         self._known: OrderedDict[ObjectPrompts, Segment] = OrderedDict()
@@ -159,8 +163,8 @@ class Predictor:
             ledger.check_image(image.shape, matrix)
             if ledger.ijk_to_ras is not None:
                 matrix = ledger.ijk_to_ras  # formats round it differently; the same clicks give the same bits
-        if self._window is not None and image.dtype != np.uint8:
-            image = scale(image, self._window)
+        if self.window is not None and image.dtype != np.uint8:
+            image = scale(image, self.window)
         self._strategy.set_image(image, spacing_kji_mm(matrix))
         self._ledger = ledger if ledger is not None else ClickLedger(image.shape, matrix)
         self._ijk_to_ras = matrix

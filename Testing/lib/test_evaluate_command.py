@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from GSMedSegLib import cases_command
 from GSMedSegLib.case_source import CaseSource, find_sources, modality_in
+from GSMedSegLib.checkpoint import read_checkpoint, write_safetensors
 from GSMedSegLib.cli import main
 from GSMedSegLib.npz import read_case, read_labels
 
@@ -258,6 +259,24 @@ def test_retrained_weights_are_other_weights(
     shutil.copy(other, mine)
     assert evaluate(cases, report, "--weights", mine) == 2
     assert "weights SHA-256" in capsys.readouterr().err
+
+
+def test_cases_are_seen_in_the_window_that_the_weights_were_trained_in(
+    volumes: Path, weights: Path, tmp_path: Path
+) -> None:
+    checkpoint, windowed = read_checkpoint(weights), tmp_path / "windowed.safetensors"
+    write_safetensors(windowed, checkpoint.tensors, {**checkpoint.metadata, "window": "50 90"})
+    one, found = volumes / NAMES[0], {}
+    for name, options in {
+        "by the weights": ["--weights", windowed],
+        "by the user": ["--weights", weights, "--window", "50,90"],
+        "another one": ["--weights", windowed, "--window", "0,300"],
+        "none": ["--weights", weights],
+    }.items():
+        assert evaluate(one, tmp_path / name, *options) == 0
+        found[name] = rows(tmp_path / name)
+    assert found["by the weights"] == found["by the user"]
+    assert found["by the weights"] != found["none"] != found["another one"] != found["by the weights"]
 
 
 @pytest.mark.parametrize(
