@@ -254,6 +254,10 @@ class ClickLedger:
         """The object of the step that `undo` would take back; None for one on all objects, or for none."""
         return self._done[-1].object_name if self._done else None
 
+    def has_steps(self, object_name: str) -> bool:
+        """Whether any step is about an object, or about all, taken back ones aside."""
+        return any(event.object_name in (object_name, None) for event in self._done)
+
     def next_object(self) -> str | None:
         """The object of the step that `redo` would bring back; None for one on all objects, or for none."""
         return self._undone[-1].object_name if self._undone else None

@@ -72,12 +72,12 @@ class Controller:
         """
         for interaction in self._interactions.values():
             interaction.cancel()
-        if self._background is not None:
-            self._background.close()
-            self._background = None
         for engine in (self.engine, self._own):
             if isinstance(engine, OwnEngine):
                 engine.stop()
+        if self._background is not None:
+            self._background.close()  # after them: it waits for an engine that goes on elsewhere
+            self._background = None
         self.engine, self._own = None, OwnEngine()
 
     def new_segmentation(self, volume: Any) -> Any:
@@ -230,8 +230,8 @@ class Controller:
 
     def close(self) -> None:
         """Let go of all nodes, and end the engine, if it is this program's own."""
-        self.forget_scene()
         self.drop_engine()
+        self.forget_scene()
 
     def _forget_interactions(self, deleted_only: bool = False) -> None:
         """Drops what is waited for, and the images; of all, or where volume or segmentation were deleted."""

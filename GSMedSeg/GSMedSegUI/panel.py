@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from GSMedSegLib.mrml.placement import Placement
-from GSMedSegLib.mrml.segments import Overwrite, is_locked, set_locked
+from GSMedSegLib.mrml.segments import Overwrite, is_locked, is_voxels, set_locked
 from GSMedSegLib.mrml.volumes import shape_of
 from GSMedSegLib.service.background import Told
 from GSMedSegUI.controller import Controller
@@ -172,6 +172,12 @@ class Panel:
             return False
         if parameters.segmentation is None:
             parameters.segmentation = self.controller.new_segmentation(parameters.volume)
+        if not is_voxels(parameters.segmentation):
+            question = _(
+                "The segmentation is one of surfaces or contours. Clicks turn all of it into voxels."
+            )
+            if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: surfaces become voxels")):
+                return False
         if self.controller.interaction is None:
             self.controller.select(parameters.volume, parameters.segmentation)
         if not self.controller.segment_id:
@@ -333,10 +339,8 @@ class Panel:
         if interaction is not None and controller.segment_id:
             if list(ui.segmentsTable.selectedSegmentIDs()) != [controller.segment_id]:
                 ui.segmentsTable.setSelectedSegmentIDs([controller.segment_id])
-            hint = interaction.hint_ras if interaction.hint_segment_id == controller.segment_id else None
-            self._placement.show(
-                interaction.clicks_ras(controller.segment_id), hint if self._parameters.hint else None
-            )
+            hint = interaction.hint_ras(controller.segment_id) if self._parameters.hint else None
+            self._placement.show(interaction.clicks_ras(controller.segment_id), hint)
             ui.lockButton.checked = is_locked(segmentation, controller.segment_id)
         elif not controller.segment_id:
             self._placement.show([])

@@ -73,12 +73,11 @@ class Interaction:
         self.background = background
         self._editor = editor
         self._image_name = _state_of(volume)
+        self._fingerprint = _fingerprint(self._image)
         self.overwrite = Overwrite.NOTHING
         self.smoothing_mm = 0.0
         self.wants_hint = False
-        self.hint_ras: np.ndarray | None = None
-        self.hint_segment_id = ""
-        """The segment that the hint is about."""
+        self._hint: tuple[str, np.ndarray] | None = None
         self._ledger = load_ledger(segmentation, volume)
         self._applied: dict[str, ObjectPrompts] = {}
         self._waiting: set[str] = set()
@@ -157,7 +156,9 @@ class Interaction:
         """
         if not self.can_undo:
             return None
-        self._pass_back()
+        for passed in self._pass_back():  # its next click is to look at what it has
+            self._untouched.pop(passed, None)
+            self._applied.pop(passed, None)
         name = self._ledger.last_object()
         assert name is not None
         self._begin(name)
@@ -202,7 +203,7 @@ class Interaction:
         """Whether there is something to take back."""
         passed = self._pass_back()
         possible = self._ledger.last_object() is not None
-        for _ in range(passed):
+        for _ in passed:
             self._ledger.redo()
         return possible
 
@@ -215,13 +216,12 @@ class Interaction:
             self._ledger.undo()
         return possible
 
-    def _pass_back(self) -> int:
-        """Takes back the steps above the last one that undo takes back; how many."""
-        passed = 0
+    def _pass_back(self) -> list[str]:
+        """Takes back the steps above the last one that undo takes back; the segments that they are on."""
+        passed = []
         while (name := self._ledger.last_object()) is not None and not self._is_step(name):
-            self._untouched.pop(name, None)  # its next click is to look at what it has
             self._ledger.undo()
-            passed += 1
+            passed.append(name)
         return passed
 
     def _pass_forth(self) -> int:
@@ -293,8 +293,7 @@ class Interaction:
                     own.append(replace(one, answer=None, error=error))
                     continue
                 kji = one.answer.hint_kji
-                self.hint_ras = None if kji is None else voxel_to_world(self.volume, kji)
-                self.hint_segment_id = segment_id
+                self._hint = None if kji is None else (segment_id, voxel_to_world(self.volume, kji))
             own.append(one)
         return own
 
@@ -346,6 +345,10 @@ class Interaction:
             (voxel_to_world(self.volume, click.kji), click.positive)
             for click in self._prompts(segment_id).clicks
         ]
+
+    def hint_ras(self, segment_id: str) -> np.ndarray | None:
+        """(3,) world coordinates, mm, of where a segment's next click would help; None: not known."""
+        return self._hint[1] if self._hint is not None and self._hint[0] == segment_id else None
 
     def save_clicks(self, path: str | os.PathLike[str]) -> None:
         """Write the clicks for `gsmedseg segment --clicks`, objects named as their segments are.
@@ -459,7 +462,7 @@ class Interaction:
 
     def _mark(self, mask: Cropped) -> str:
         """A checksum of a mask; another one on another image, whose clicks did not give it."""
-        return hashlib.sha256(mask.digest + self.volume.GetName().encode()).hexdigest()
+        return hashlib.sha256(mask.digest + self._fingerprint).hexdigest()
 
     def _apply(self, segment_id: str, prompts: ObjectPrompts, mask: Cropped) -> None:
         written = write_mask(
@@ -481,8 +484,8 @@ class Interaction:
         self.segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MASK_TAG, self._marks[segment_id])
         self._applied[segment_id] = self._prompts(segment_id) if prompts is None else prompts
         self._untouched[segment_id] = self._labelmap_time(segment_id)
-        if segment_id == self.hint_segment_id:
-            self.hint_ras = None
+        if self.hint_ras(segment_id) is not None:
+            self._hint = None
 
     def _labelmap_time(self, segment_id: str) -> tuple[str, int] | None:
         """Changes with every change of a segment's voxels, or of its neighbours' in the same labelmap."""
@@ -495,9 +498,16 @@ class Interaction:
         if prompts.mask is None or prompts.clicks or prompts.box is not None:
             return False
         self._ledger.undo()
-        before = self._prompts(segment_id)
+        begun = not self._ledger.has_steps(segment_id)
         self._ledger.redo()
-        return before == ObjectPrompts()
+        return begun
+
+
+def _fingerprint(image: np.ndarray) -> bytes:
+    """Tells images apart by some thousand voxels, whatever they are called."""
+    k, j, i = (max(1, n // 16) for n in image.shape)
+    some = image[::k, ::j, ::i].astype(np.float64)
+    return hashlib.sha256(str(image.shape).encode() + some.tobytes()).digest()
 
 
 def _state_of(volume: Any) -> str:

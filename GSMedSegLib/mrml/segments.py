@@ -19,7 +19,8 @@ LOCKED = "GSMedSeg.Locked"
 """Tag of a segment that nothing may change."""
 
 
-_VOXELS = "Binary labelmap"
+_VOXELS, _SURFACE = "Binary labelmap", "Closed surface"
+_REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 _FIRST = (slice(0, 1), slice(0, 1), slice(0, 1))
 
 
@@ -53,21 +54,33 @@ def fit_to_volume(segmentation: Any, volume: Any) -> None:
         segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
 
 
+def is_voxels(segmentation: Any) -> bool:
+    """Whether a segmentation is kept as voxels, and not as surfaces or contours."""
+    return bool(segmentation.GetSegmentation().GetSourceRepresentationName() == _VOXELS)
+
+
 def make_voxels(segmentation: Any, volume: Any) -> None:
     """Turns a segmentation of surfaces or contours, as a radiotherapy plan brings, into one of voxels.
+
+    They are those of its reference image; where it has none, the volume's.
 
     Raises:
         ValueError: that is not possible.
     """
-    if segmentation.GetSegmentation().GetSourceRepresentationName() == _VOXELS:
+    if is_voxels(segmentation):
         return
-    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segments = segmentation.GetSegmentation()
+    has_surface = segments.ContainsRepresentation(_SURFACE)
+    if not segments.GetConversionParameter(_REFERENCE_GEOMETRY):
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     if not segmentation.CreateBinaryLabelmapRepresentation():
         raise ValueError(
             f'segmentation "{segmentation.GetName()}" cannot be turned into voxels; choose another one, or '
             "convert it in the module Segmentations"
         )
     segmentation.SetSourceRepresentationToBinaryLabelmap()
+    if has_surface:  # another source drops what was made of the one before
+        segmentation.CreateClosedSurfaceRepresentation()
 
 
 def _is_empty(segment: Any) -> bool:
@@ -205,7 +218,8 @@ def _write(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> No
     labelmap = _oriented(volume, box, array)
     _move(labelmap, volume.GetParentTransformNode(), segmentation.GetParentTransformNode())
     shared = segmentation.GetBinaryLabelmapInternalRepresentation(segment_id)
-    if shared is not None and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(shared, labelmap):
+    apart = shared is not None and not shared.IsEmpty()
+    if apart and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(shared, labelmap):
         # On another grid than its neighbours': else they would be resampled with it.
         segmentation.GetSegmentation().SeparateSegmentLabelmap(segment_id)
     if not logic.SetBinaryLabelmapToSegment(labelmap, segmentation, segment_id, logic.MODE_REPLACE):
@@ -324,11 +338,12 @@ def _editable(
 
 def _grey(source: Any, volume: Any, box: Box3) -> NDArray[Any]:
     """(K, J, I) a volume's grey values on the voxels of a volume in a box."""
-    array = image_of(source)
     if source is volume:
-        return array[box]
-    k, j, i = (slice(0, n) for n in array.shape)
-    image = _oriented(source, (k, j, i), array)
+        return image_of(volume)[box]
+    image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    image.ShallowCopy(source.GetImageData())
+    source.GetIJKToRASMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
     return _onto(volume, box, image, source.GetParentTransformNode(), linear=True)
 
 

@@ -377,7 +377,7 @@ class EngineClient:
             connection.close()
             response = send()
         if response.headers.get(PROTOCOL_HEADER) is None:
-            raise NotGSMedSeg(_foreign(self.address.url, response))
+            raise _foreign(self.address.url, response)
         if response.status >= 400:
             answer = _read_json(response)
             raise error_of(answer.get("error"), answer.get("message"))
@@ -399,13 +399,14 @@ def _read_json(response: http.client.HTTPResponse) -> dict[str, Any]:
     return answer
 
 
-def _foreign(url: str, response: http.client.HTTPResponse) -> str:
+def _foreign(url: str, response: http.client.HTTPResponse) -> EngineError:
+    """What an answer means that is no engine's."""
     if response.status in (502, 503, 504):
-        return (
+        return Unreachable(
             f"a proxy at {url} answers that it cannot reach the engine ({response.status}); "
             "see whether the engine runs, and where the proxy looks for it"
         )
-    return (
+    return NotGSMedSeg(
         f"something else than a GSMedSeg engine answers at {url} ({response.status} {response.reason}); "
         "check address and port"
     )

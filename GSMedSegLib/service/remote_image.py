@@ -16,7 +16,6 @@ from GSMedSegLib.service.errors import (
     EngineError,
     EngineLost,
     NoSession,
-    NotGSMedSeg,
     ShuttingDown,
     Unreachable,
 )
@@ -122,7 +121,7 @@ class RemoteImage:
             except NoSession:
                 self._session = None
                 last = attempt == ATTEMPTS
-            except (EngineLost, Unreachable, ShuttingDown, NotGSMedSeg):  # the last from a proxy before it
+            except (EngineLost, Unreachable, ShuttingDown):
                 if self._client is not None and self._session is not None:
                     self._leave(self._client, self._session)
                 self._source.lost()

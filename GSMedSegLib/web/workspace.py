@@ -367,7 +367,8 @@ class Workspace:
 
     def hint_ras(self) -> NDArray[np.float64] | None:
         """World coordinates (mm) of the place where a next click would help, if one is wanted and known."""
-        return self._interaction.hint_ras if self._interaction is not None and self._wants_hint else None
+        known = self._interaction is not None and self._wants_hint
+        return self.interaction.hint_ras(self.segment_id) if known else None
 
     def ledger(self) -> ClickLedger:
         """All clicks, objects named as their segments are, for `gsmedseg segment --clicks`."""

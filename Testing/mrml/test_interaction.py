@@ -16,7 +16,8 @@ from Testing.mrml.conftest import OBLIQUE, slicer, turned, vtk  # isort: skip - 
 from GSMedSegLib.cropped import crop  # isort: skip
 from GSMedSegLib.hint import next_click  # isort: skip
 from GSMedSegLib.mrml.interaction import Interaction  # isort: skip
-from GSMedSegLib.mrml.segments import Overwrite, new_segmentation, read_mask, set_locked, write_mask  # isort: skip
+from GSMedSegLib.mrml.segments import Overwrite, is_voxels, new_segmentation, read_mask  # isort: skip
+from GSMedSegLib.mrml.segments import set_locked, write_mask  # isort: skip
 from GSMedSegLib.mrml.volumes import ijk_to_ras_of, image_of, voxel_to_world  # isort: skip
 from GSMedSegLib.npz import read_case
 from GSMedSegLib.predictor import Predictor
@@ -244,6 +245,42 @@ def test_undo_and_redo_go_past_what_a_neighbour_began_with(desk: Desk):
     assert interaction.ledger.prompts("b") == ObjectPrompts((Click((17, 2, 18), True),), None, crop(painted))
 
 
+def test_paint_after_a_clearing_is_a_step(desk: Desk):
+    """Unlike what a segment began with, undo takes it back, and redo brings it again."""
+    desk.click("b", SECOND)
+    desk.interaction.clear("b")
+    desk.wait()
+    write_mask(desk.segmentation, "b", desk.volume, crop(np.arange(28) > np.full((20, 24, 1), 20)))
+    painted = desk.mask("b")
+    desk.click("b", (17, 2, 19))
+    second = desk.mask("b")
+    for step, expected in (
+        (desk.interaction.undo, painted),
+        (desk.interaction.undo, painted & False),
+        (desk.interaction.redo, painted),
+        (desk.interaction.redo, second),
+    ):
+        assert step() == "b"
+        desk.wait()
+        assert np.array_equal(desk.mask("b"), expected)
+    assert not desk.interaction.can_redo
+
+
+def test_cancel_after_undo_went_past_paint_takes_the_click(desk: Desk):
+    write_mask(desk.segmentation, "b", desk.volume, crop(np.arange(28) > np.full((20, 24, 1), 20)))
+    desk.click("a", FIRST)
+    desk.click("b", (17, 2, 23))
+    for _ in range(2):
+        desk.interaction.undo()
+        desk.wait()
+    write_mask(desk.segmentation, "b", desk.volume, crop(np.zeros((20, 24, 28), bool)))
+    desk.interaction.add_click("b", voxel_to_world(desk.volume, SECOND), True)
+    desk.interaction.segment("b")
+    assert desk.interaction.cancel() == ["b"]
+    assert desk.interaction.ledger.clicks("b") == ()
+    assert not desk.mask("b").any()
+
+
 def test_what_the_segment_editor_takes_back_stays_away(desk: Desk):
     """Its undo brings back what a segment is tagged with, too."""
     history = slicer.vtkSegmentationHistory()
@@ -260,14 +297,25 @@ def test_what_the_segment_editor_takes_back_stays_away(desk: Desk):
     assert desk.interaction.ledger.prompts("a") == prompts
 
 
-@pytest.mark.parametrize("loaded", [False, True], ids=["at once", "after loading"])
+def test_an_image_keeps_its_clicks_under_another_name(desk: Desk):
+    """Work that is brought back for a file that was renamed, say."""
+    desk.click("a", FIRST)
+    desk.volume.SetName("another name")
+    again = Desk(desk.served, desk.volume, desk.segmentation)
+    again.click("a", BESIDE, False)
+    prompts = ObjectPrompts((Click(FIRST, True), Click(BESIDE, False)))
+    assert again.interaction.ledger.prompts("a") == prompts
+    again.background.close()
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["at once", "as anew"])
 def test_two_images_on_one_grid_go_on_from_each_others_masks(
     desk: Desk, image: np.ndarray, add_volume: Callable[..., Any], loaded: bool
 ):
     """As T1 and T2: what was corrected on the one is where clicks on the other start."""
     desk.click("a", FIRST)
     second = add_volume(image[::-1].copy(), OBLIQUE, MOVED)
-    second.SetName("T2")
+    second.SetName(desk.volume.GetName())
     other = Desk(desk.served, second, desk.segmentation)
     other.click("a", SECOND)
     corrected = other.mask("a")
@@ -287,7 +335,10 @@ def test_a_segmentation_that_a_selector_made_is_shown(scene: Any, desk: Desk):
     assert bare.GetDisplayNode().GetVisibility()
 
 
-def test_surfaces_become_voxels_with_the_first_click(scene: Any, desk: Desk):
+@pytest.mark.parametrize("planned", [False, True], ids=["on no image", "on an image of its own"])
+def test_surfaces_become_voxels_with_the_first_click(
+    scene: Any, desk: Desk, image: np.ndarray, add_volume: Callable[..., Any], planned: bool
+):
     """As a radiotherapy plan brings them, or an imported model; looking at them leaves them as they are."""
     sphere = vtk.vtkSphereSource()
     sphere.SetCenter(voxel_to_world(desk.volume, FIRST))
@@ -300,9 +351,20 @@ def test_surfaces_become_voxels_with_the_first_click(scene: Any, desk: Desk):
     segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
     segmentation.GetSegmentation().AddSegment(surface, "a")
+    if planned:
+        fine = add_volume(
+            image.repeat(2, 0).repeat(2, 1).repeat(2, 2), OBLIQUE @ np.diag((0.5, 0.5, 0.5, 1.0)), MOVED
+        )
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(fine)
     one = Desk(desk.served, desk.volume, segmentation)
-    assert segmentation.GetSegmentation().GetSourceRepresentationName() == "Closed surface"
+    assert not is_voxels(segmentation)
     one.click("b", SECOND)
+    assert is_voxels(segmentation)
+    assert (
+        segmentation.GetSegmentation().GetSegment("a").GetRepresentation("Closed surface").GetNumberOfPoints()
+    )
+    own = segmentation.GetSegmentation().GetSegment("a").GetRepresentation("Binary labelmap")
+    assert np.allclose(own.GetSpacing(), np.array(desk.volume.GetSpacing()) * (0.5 if planned else 1))
     assert one.mask("b").any()
     assert not (one.mask("a") & one.mask("b")).any()
     ball = one.mask("a")
@@ -402,21 +464,21 @@ def test_the_hint_is_the_engines_own(desk: Desk):
     segment = predictor.segment_from(clicks(FIRST))
     hint = next_click(segment, clicks(FIRST).clicks, (2.4, 0.8, 0.5))
     assert hint is not None
-    assert np.allclose(desk.interaction.hint_ras, voxel_to_world(desk.volume, hint.kji))
+    assert np.allclose(desk.interaction.hint_ras("a"), voxel_to_world(desk.volume, hint.kji))
 
 
 def test_a_hint_goes_with_the_mask_that_it_is_about(desk: Desk):
     desk.interaction.wants_hint = True
     desk.click("b", SECOND)
     desk.click("a", FIRST)
-    hint = desk.interaction.hint_ras
+    hint = desk.interaction.hint_ras("a")
     assert hint is not None
-    assert desk.interaction.hint_segment_id == "a"
+    assert desk.interaction.hint_ras("b") is None
     desk.interaction.clear("a")
-    assert desk.interaction.hint_ras is None
+    assert desk.interaction.hint_ras("a") is None
     assert desk.interaction.undo() == "a"
     desk.wait()
-    assert np.array_equal(desk.interaction.hint_ras, hint)
+    assert np.array_equal(desk.interaction.hint_ras("a"), hint)
 
 
 def paint(desk: Desk) -> np.ndarray:

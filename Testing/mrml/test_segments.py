@@ -99,6 +99,19 @@ def test_a_mask_up_to_the_border_comes_back_whole(
     assert read_mask(segmentation, "a", first) == crop(A)
 
 
+def test_segments_share_a_labelmap(scene: Any, add_volume: Callable[..., Any]):
+    """Also those that were added before the first mask: else a saved segmentation has as many layers."""
+    volume = add_volume(np.zeros(SHAPE, np.int16), OBLIQUE)
+    segmentation = new_segmentation(volume)
+    for name in "abc":
+        segmentation.GetSegmentation().AddEmptySegment(name, name)
+    write_mask(segmentation, "b", volume, crop(B & ~A))
+    write_mask(segmentation, "a", volume, crop(A))
+    assert segmentation.GetSegmentation().GetNumberOfLayers() == 1
+    assert read_mask(segmentation, "a", volume) == crop(A)
+    assert read_mask(segmentation, "b", volume) == crop(B & ~A)
+
+
 def test_a_segmentation_without_voxels_goes_to_its_volume(scene: Any, add_volume: Callable[..., Any]):
     volume = add_volume(np.zeros(SHAPE, np.int16), OBLIQUE, MOVED)
     segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")

@@ -102,22 +102,6 @@ def test_who_takes_the_port_of_an_engine_that_crashed_gets_nothing(own: OwnEngin
     own.lost()
 
 
-def test_a_proxy_whose_engine_is_started_again_is_waited_for(
-    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
-):
-    with serve() as served:
-        remote = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
-        told: list[str] = []
-
-        def progress(what: str, done: int, total: int) -> None:
-            told.append(what)
-            if what == "clicks" and "recovering" not in told:
-                raise errors.NotGSMedSeg("a proxy answers that it cannot reach the engine (502)")
-
-        assert remote.segment(Question(ON_FIRST), progress).mask.shape == image.shape
-        assert "recovering" in told
-
-
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path):
     """Whoever crashes leaves no engine behind."""
     code = (

@@ -117,14 +117,31 @@ class SlowLine:
 
     def __init__(self, port: int, bytes_per_s: int = 2**20, break_after: int | None = None) -> None:
         self._port, self._rate, self._left = port, bytes_per_s, break_after
+        self._ends: list[socket.socket] = []
+        self._refused = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def cut(self, refused: int) -> None:
+        """Breaks it, and answers the next connections as a proxy does whose engine is away."""
+        self._refused = refused
+        for end in self._ends:
+            end.close()
+
     def _accept(self) -> None:
         while True:
             near, _ = self._socket.accept()
+            if self._refused:
+                self._refused -= 1
+                with near:
+                    near.recv(65536)
+                    near.sendall(
+                        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    )
+                continue
             far = socket.create_connection(("127.0.0.1", self._port))
+            self._ends += [near, far]
             threading.Thread(target=self._carry, args=(near, far, True), daemon=True).start()
             threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
 
@@ -143,6 +160,21 @@ class SlowLine:
             pass
         for end in (source, target):
             end.close()
+
+
+def test_a_proxy_whose_engine_is_started_again_is_waited_for(serve: Serve, image: np.ndarray):
+    first, second = Click((8, 8, 8), True), Click((12, 16, 20), True)
+    with serve() as served:
+        direct = RemoteImage(ServerEngine(served.url, TOKEN), image, np.eye(4))
+        line = SlowLine(served.port, 2**24)
+        remote = RemoteImage(ServerEngine(line.url, TOKEN, retry_s=60), image, np.eye(4))
+        told: list[str] = []
+        for clicks in ((first,), (first, second)):
+            question = Question(ObjectPrompts(clicks))
+            answer = remote.segment(question, lambda what, done, total: told.append(what))
+            assert answer == direct.segment(question)
+            assert ("recovering" in told) == (len(clicks) > 1)
+            line.cut(refused=3)
 
 
 def test_a_slow_line(serve: Serve, image: np.ndarray):

@@ -517,7 +517,7 @@ class Impostor:
     ("answer", "kind"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", errors.NotGSMedSeg),
-        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", errors.NotGSMedSeg),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", errors.Unreachable),
         (b"HTTP/1.1 200 OK\r\nGSMedSeg-Protocol: 1\r\nContent-Length: 20\r\n\r\n{", errors.EngineLost),
         (b"HTTP/1.1 200 OK\r\nGSMedSeg-Protocol: 1\r\nContent-Length: 2\r\n\r\n[]", errors.EngineLost),
         (b"HTTP/1.1 200 OK\r\nGSMedSeg-Protocol: 9\r\nContent-Length: 14\r\n\r\n"

@@ -332,7 +332,7 @@ def test_a_star_shows_where_to_click_next(desktop: Any, widget: Any, case: Any):
     _, inside = case
     widget.panel.ui.hintCheckBox.checked = True
     click(desktop, widget, inside)
-    assert widget.logic.interaction.hint_ras is not None
+    assert widget.logic.interaction.hint_ras(widget.logic.segment_id) is not None
     widget.panel.ui.hintCheckBox.checked = False
     desktop.process_events()
     assert not widget.logic.interaction.wants_hint
@@ -389,6 +389,24 @@ def test_a_server_is_tested_used_and_told_apart_from_others(
     kept = qt.QSettings()
     assert kept.value("GSMedSeg/url") == address
     assert not [key for key in kept.allKeys() if TOKEN in str(kept.value(key))], "a token is not written down"
+
+
+def test_the_end_leaves_nothing_on_a_server(case: Any, serve: Any):  # noqa: F811
+    from GSMedSegUI.controller import Controller
+
+    from GSMedSegLib.service.engines import ServerEngine
+    from Testing.service.conftest import TOKEN
+
+    volume, inside = case
+    controller = Controller(slicer.mrmlScene)
+    with serve() as served:
+        controller.use_engine(ServerEngine(served.url, TOKEN))
+        controller.select(volume, controller.new_segmentation(volume))
+        controller.click(inside, True)
+        controller.wait()
+        assert served.client().about()["sessions"] == 1
+        controller.close()
+        assert served.client().about()["sessions"] == 0
 
 
 def test_a_saved_scene_goes_on(desktop: Any, widget: Any, case: Any, tmp_path: Path):
