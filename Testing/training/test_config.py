@@ -126,6 +126,7 @@ def test_every_setting_is_described():
         ('[[data]]\nkind = "cases"', [], 'a source of kind "cases" has a path'),
         ('[[data]]\nkind = "scenes"\npath = "x"', [], 'a source of kind "scenes" has no path'),
         ('[[data]]\npath = "x"\nweight = 0', [], "the weight of a source is positive"),
+        ('[[data]]\npath = "x"\nmembranes = true', [], 'source of maps; this one is of kind "cases"'),
     ],
 )
 def test_what_makes_no_sense_is_refused(config_file, text, overrides, message):

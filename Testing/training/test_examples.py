@@ -19,6 +19,7 @@ from Training import examples
 from Training.clicks import chance_of_step, further_clicks
 from Training.config import Sampling, Source
 from Training.examples import Draws, Pool, Share, choose_targets, cut, make_pools, stream
+from Training.synthetic import distance_to_border
 from Training.volumes import MIN_VOXELS
 
 SIZE = 16
@@ -38,6 +39,7 @@ def pools_of(data: Path, *kinds: str):
     sources = {
         "cases": (Source("cases", "blobs"), find_sources(data / "train" / "blobs")),
         "maps": (Source("maps", "labelmaps", lesions=("open_ms_lesions",)), []),
+        "cells": (Source("maps", "labelmaps", lesions=("open_ms_lesions",), membranes=True), []),
         "scenes": (Source("scenes"), []),
     }
     return make_pools([sources[kind] for kind in kinds], data / "train", 2**30, clip=False)
@@ -156,6 +158,35 @@ def test_label_maps_are_named_by_set(training_data, tmp_path):
     missing = Source("maps", "labelmaps", lesions=("nodules",))
     with pytest.raises(ValueError, match="has no folder nodules, which `lesions` names"):
         make_pools([(missing, [])], training_data / "train", 1, clip=False)
+
+
+def test_label_maps_of_cells_have_membranes(training_data):
+    """What lies on the border of a label looks unlike what lies within; beyond the map there is nothing."""
+
+    def scenes(kind):
+        (pool,) = pools_of(training_data, kind)
+        draws = Draws([pool], replace(SAMPLING, roi=24, bent=0.5), True, 0)
+        volume = pool.volumes[0]
+        return [draws._cut(np.random.default_rng(seed), pool, volume) for seed in range(30)]
+
+    def contrast(scene):
+        depth = distance_to_border(scene.labels)
+        inside = np.ones_like(scene.labels, bool) if scene.outside is None else ~scene.outside
+        steps = []
+        for label in np.unique(scene.labels[scene.labels > 0]):
+            own = inside & (scene.labels == label)
+            if (own & (depth == 0)).any() and (own & (depth > 2)).any():
+                steps.append(scene.image[own & (depth == 0)].mean() - scene.image[own & (depth > 2)].mean())
+        return abs(np.mean(steps)) / scene.image[inside].std() if steps else np.nan
+
+    cells, painted = scenes("cells"), scenes("maps")
+    assert np.nanmedian([contrast(scene) for scene in cells]) > 1.0
+    assert np.nanmedian([contrast(scene) for scene in painted]) < 0.5
+    assert all(scene.outside is None for scene in painted)
+    assert any(scene.outside.any() for scene in cells)
+    assert not any((scene.labels[scene.outside] > 0).any() for scene in cells)
+    assert len({scene.main for scene in cells}) > 1
+    assert all((scene.labels == scene.main).any() for scene in cells)
 
 
 def test_the_trainers_own_process_keeps_its_threads(training_data):
