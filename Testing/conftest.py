@@ -33,8 +33,8 @@ hypothesis.settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first: else one process is left with them at the end, and the other has nothing to do."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Slow tests first, those of the page before all: else one process is left with them at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.name != "test_page.py"))
 
 
 @pytest.fixture(scope="session", autouse=True)

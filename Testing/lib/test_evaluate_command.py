@@ -333,7 +333,7 @@ def test_a_container_that_hangs_fails(cases: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sh") is None, reason="there is no sh, as in the container")
 def test_predict_sh_six_times_is_the_same(
-    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cases: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The container starts anew in every round; masks and scores are those of one process."""
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
@@ -342,7 +342,8 @@ def test_predict_sh_six_times_is_the_same(
     one.mkdir()
     shutil.copy(cases / "MR_medium.npz", one)
     inside, outside = tmp_path / "inside", tmp_path / "outside"
-    assert main(["evaluate", str(one), "-o", str(inside), "--save-masks"]) == 0
+    monkeypatch.setenv("GSMEDSEG_WEIGHTS", str(weights))
+    assert main(["evaluate", str(one), "-o", str(inside), "--save-masks", "--weights", str(weights)]) == 0
     command = f"container:sh '{ROOT / 'predict.sh'}'"
     assert main(["evaluate", str(one), "-o", str(outside), "--save-masks", "--engine", command]) == 0
     assert rows(inside) == rows(outside)
