@@ -260,9 +260,10 @@ def test_forgetting_an_image_on_its_way_stops_it(
 
 
 def test_closing_leaves_nothing_on_a_server(
-    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):
     """Whatever images were worked on: Slicer ends right after, and gives threads no time to say so."""
+    monkeypatch.setattr("GSMedSegLib.service.background.CLOSE_S", 60.0)  # the machine may be busy
     with serve() as served:
         background = Background(ServerEngine(served.url, TOKEN))
         for number in (1, 2):
