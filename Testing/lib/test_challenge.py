@@ -585,7 +585,7 @@ def test_the_benchmark_in_small(tmp_path: Path) -> None:
     output = tmp_path / "bench" / "challenge.json"
     command = [sys.executable, "-m", "Testing.benchmarks.challenge", "--small", "--classes", "2"]
     done = subprocess.run(
-        [*command, "-o", str(output)], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "-o", str(output)], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text(encoding="utf-8"))

@@ -83,7 +83,9 @@ def test_control_c_while_commands_are_loaded() -> None:
         from GSMedSegLib.cli import main
         sys.exit(main(["weights", "list"]))
     """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 130
     assert done.stderr == "gsmedseg: stopped; what was already written is whole, nothing else was\n"
 
@@ -96,7 +98,7 @@ def test_a_process_of_its_own_says_one_line_too(image: Path, weights: Path, tmp_
     for given, code, lines in ((weights, 0, (1, 0)), (image, 2, (0, 1))):
         clicks = ["--object", "肝臓", "--fg", "12,10,9", "--weights", str(given)]
         done = subprocess.run(
-            [*command, *clicks], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            [*command, *clicks], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False
         )
         assert done.returncode == code, done.stderr
         assert (done.stdout.count("\n"), done.stderr.count("\n")) == lines, done.stderr

@@ -74,7 +74,9 @@ def ends(pid: int, within_s: float = 5.0) -> bool:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+        state = subprocess.run(
+            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, encoding="utf-8"
+        ).stdout
         if state.strip()[:1] in ("", "Z"):
             return True
         time.sleep(0.02)

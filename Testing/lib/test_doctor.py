@@ -108,7 +108,9 @@ def test_without_any_package(quick: bool, tmp_path: Path):
         "assert 'numpy' not in sys.modules;"
         "sys.exit(code)"
     )
-    run = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, encoding="utf-8", cwd=tmp_path
+    )
     assert run.returncode == UNWELL, run.stderr
     findings = {finding["name"]: finding for finding in json.loads(run.stdout)["findings"]}
     assert findings["packages"]["state"] == "problem"

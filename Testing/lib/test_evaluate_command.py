@@ -358,7 +358,7 @@ def in_two_processes(*words: str | Path) -> subprocess.CompletedProcess[str]:
         [*command, "-m", "GSMedSegLib.cli", *map(str, words)],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
 

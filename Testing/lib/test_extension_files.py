@@ -148,7 +148,7 @@ def test_the_extension_configures(tmp_path: Path):
     run = subprocess.run(
         [cmake, "-S", project, "-B", build, f"-DSlicer_DIR={slicer}", "-Wno-dev", "-Werror=dev"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert run.returncode == 0, run.stderr
     homepage = cmake_text("EXTENSION_HOMEPAGE")
@@ -163,7 +163,9 @@ def test_the_extension_configures(tmp_path: Path):
     assert files_in(built) == files_in(MODULE) | {f"GSMedSegLib/{name}" for name in files_in(LIBRARY)}
     assert [path.name for path in built.glob("*.py")] == ["GSMedSeg.py"]
     code = "import GSMedSegLib.model_store as store; print(store.resolve('compact'))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=built, check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=built, check=True, capture_output=True, encoding="utf-8"
+    )
     assert Path(run.stdout.strip()).is_relative_to(built)
 
 
@@ -250,7 +252,7 @@ def test_the_package_metadata_says_the_same(tmp_path: Path):
         cwd=tmp_path,
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     metadata = tmp_path / "out" / run.stdout.split()[-1] / "METADATA"
     stated = email.message_from_string(metadata.read_text(encoding="utf-8")).get_all("Requires-Dist")

@@ -61,5 +61,5 @@ def test_a_process_goes_on_with_it():
         "from GSMedSegLib.memory import keep_freed_memory as keep; assert isinstance(keep(), bool);"
         "import numpy; print(sum(float(numpy.ones(2**22).sum()) for _ in range(3)) == 3 * 2**22)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "True"

@@ -127,7 +127,7 @@ def test_importing_the_library_is_cheap():
     heavy = {"torch", "monai", "SimpleITK", "scipy"}
     code = f"import GSMedSegLib, sys; print(*sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
     )
     assert loaded.stdout.strip() == ""
 
@@ -137,7 +137,7 @@ def test_what_slicers_python_loads_needs_numpy_alone(package: str):
     """Slicer ships neither torch nor scipy; its module brings no packages into Slicer's Python."""
     missing = ["torch", "monai", "scipy", "edt", "safetensors", "tqdm", "fastapi", "uvicorn", "PIL"]
     code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import GSMedSegLib.{package}"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, encoding="utf-8")
 
 
 def test_every_public_name_can_be_had():

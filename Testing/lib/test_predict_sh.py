@@ -51,7 +51,7 @@ def run(workspace: Path, **environment: str) -> subprocess.CompletedProcess[str]
         cwd=workspace,
         env=bare_environment(**environment),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
 
@@ -137,7 +137,7 @@ def test_the_steps_of_the_dockerfile(workspace: Path, tmp_path: Path) -> None:
         cwd=place,
         env={**bare_environment(), "PATH": os.pathsep.join([str(python.parent), os.defpath])},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

@@ -57,7 +57,9 @@ def test_two_processes_gather_and_agree(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run([*command, str(script)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, str(script)], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [
         "rank 0 of 2: [('of', 0), ('of', 1)] 40",

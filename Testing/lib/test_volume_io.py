@@ -406,7 +406,7 @@ def test_a_write_cut_short_by_the_system_is_noticed(suffix: str, tmp_path: Path)
     """
     root = Path(volume_io.__file__).parents[1]
     command = [sys.executable, "-c", script, str(tmp_path / f"label{suffix}")]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=True)
     assert "is the disk full" in result.stdout
     assert not list(tmp_path.iterdir())
 

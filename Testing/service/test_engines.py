@@ -114,7 +114,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path):
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=120
     )
     pid = int(answer.stdout)
     wait_until(lambda: not _lives(pid))
@@ -154,7 +154,7 @@ def test_a_port_that_is_taken_is_told():
         taken.listen()
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "GSMedSegLib.cli", "serve", "--device", "cpu", "--port", port]
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        told = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=120)
     assert told.returncode == 2
     assert "in use" in told.stderr
 

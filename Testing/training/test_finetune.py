@@ -601,7 +601,7 @@ def test_two_processes_train_as_one(tmp_path, cases, count, steps):
         else:
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
             command = [sys.executable, *launcher, "-m", "Training.finetune", *words]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
             assert done.returncode == 0, done.stderr[-2000:]
         config = Config(output=str(folder / "run"))
         found.append((losses(config), last(config)["curves"]))

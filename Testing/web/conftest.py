@@ -67,7 +67,7 @@ class WebServer:
             [sys.executable, "-m", "GSMedSegLib.cli", "web", "--no-browser", "--port=0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             env={**environment, "PYTHONUNBUFFERED": "1"},
         )
         assert self._process.stdout is not None

@@ -75,7 +75,10 @@ def test_a_page_that_ends_is_started_again_with_its_token(capfd: pytest.CaptureF
 def test_pages_end_with_the_input_of_their_launcher():
     """As when the connection breaks over which it was started."""
     program = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHES, SERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LAUNCHES, SERVES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     assert program.stdin is not None
     assert program.stdout is not None
@@ -185,7 +188,7 @@ def test_two_users_have_pages_of_their_own(tmp_path: Path):
     program = subprocess.Popen(
         [sys.executable, "-m", "GSMedSegLib.cli", "web", "--users", "2", f"--port={port}"],
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=environment,
     )
     assert program.stdout is not None

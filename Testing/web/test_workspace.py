@@ -258,7 +258,7 @@ def test_work_has_one_keeper_and_another_when_that_one_dies(tmp_path: Path):
         [sys.executable, "-c", keep, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     with first:
         assert first.stdout is not None
