@@ -57,7 +57,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=_window,
         metavar="LOW,HIGH",
-        help="grey values that become 0 and 255 (default: the percentiles 0.5 and 99.5)",
+        help="grey values that become 0 and 255 (default: the percentiles 0.5 and 99.5; for evaluate, what "
+        "the weights were trained in, if they name it)",
     )
 
 

@@ -36,8 +36,8 @@ class Source:
             folder of label maps for each set. Relative to `Config.root`.
         weight: how often it is drawn from, compared with the others.
         lesions: of maps: the sets that are shapes to paste into the others.
-        membranes: of maps: their labels are cells, to be painted alike with membranes between them; else each
-            gets a contrast of its own.
+        membranes: of maps: their labels are cells, to be painted alike with membranes between them, and no
+            lesions in them; else each gets a contrast of its own.
         window: of cases that are images: the grey values that become 0 and 255; empty for the usual ones.
             Weights whose sources of cases all share it look at every image of more than 8 bits in it.
         regions: of cases: how often regions that the image itself shows are asked for, in place of labels, in

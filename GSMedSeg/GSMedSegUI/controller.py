@@ -106,7 +106,8 @@ class Controller:
             known = None
         if known is None:
             known = Interaction(volume, segmentation, self._background, self._editor)
-        known.background = self._background
+        else:
+            known.background = self._background
         self._interactions[key] = known
         self.interaction = known
         self.set_options(*self._options)

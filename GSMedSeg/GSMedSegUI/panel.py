@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from GSMedSegLib.mrml.placement import Placement
-from GSMedSegLib.mrml.segments import Overwrite, is_locked, is_voxels, set_locked
+from GSMedSegLib.mrml.segments import Overwrite, is_locked, is_voxels, make_voxels, set_locked
 from GSMedSegLib.mrml.volumes import shape_of
 from GSMedSegLib.service.background import Told
 from GSMedSegUI.controller import Controller
@@ -174,10 +174,12 @@ class Panel:
             parameters.segmentation = self.controller.new_segmentation(parameters.volume)
         if not is_voxels(parameters.segmentation):
             question = _(
-                "The segmentation is one of surfaces or contours. Clicks turn all of it into voxels."
+                "The segmentation is one of surfaces or contours, and clicks are for voxels. Turn all of it "
+                "into voxels? Details may be lost, and Undo does not bring them back."
             )
             if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: surfaces become voxels")):
                 return False
+            make_voxels(parameters.segmentation, parameters.volume)
         if self.controller.interaction is None:
             self.controller.select(parameters.volume, parameters.segmentation)
         if not self.controller.segment_id:

@@ -218,8 +218,8 @@ def _write(segmentation: Any, segment_id: str, volume: Any, mask: Cropped) -> No
     labelmap = _oriented(volume, box, array)
     _move(labelmap, volume.GetParentTransformNode(), segmentation.GetParentTransformNode())
     shared = segmentation.GetBinaryLabelmapInternalRepresentation(segment_id)
-    apart = shared is not None and not shared.IsEmpty()
-    if apart and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(shared, labelmap):
+    has_voxels = shared is not None and not shared.IsEmpty()
+    if has_voxels and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(shared, labelmap):
         # On another grid than its neighbours': else they would be resampled with it.
         segmentation.GetSegmentation().SeparateSegmentLabelmap(segment_id)
     if not logic.SetBinaryLabelmapToSegment(labelmap, segmentation, segment_id, logic.MODE_REPLACE):
@@ -337,9 +337,14 @@ def _editable(
 
 
 def _grey(source: Any, volume: Any, box: Box3) -> NDArray[Any]:
-    """(K, J, I) a volume's grey values on the voxels of a volume in a box."""
+    """(K, J, I) a volume's grey values on the voxels of a volume in a box; 0 outside of it.
+
+    Raises:
+        ValueError: it has no voxels, or several values a voxel.
+    """
+    array = image_of(source)
     if source is volume:
-        return image_of(volume)[box]
+        return array[box]
     image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
     image.ShallowCopy(source.GetImageData())
     source.GetIJKToRASMatrix(matrix)

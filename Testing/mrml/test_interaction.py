@@ -308,7 +308,7 @@ def test_an_image_keeps_its_clicks_under_another_name(desk: Desk):
     again.background.close()
 
 
-@pytest.mark.parametrize("loaded", [False, True], ids=["at once", "as anew"])
+@pytest.mark.parametrize("loaded", [False, True], ids=["at once", "begun anew"])
 def test_two_images_on_one_grid_go_on_from_each_others_masks(
     desk: Desk, image: np.ndarray, add_volume: Callable[..., Any], loaded: bool
 ):

@@ -486,6 +486,38 @@ def test_weights_are_fetched_only_after_their_terms(
         desktop.errors.clear()
 
 
+def test_surfaces_become_voxels_after_one_question(
+    desktop: Any, widget: Any, case: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Refused, they stay as they are; accepted with the button, the click asks no more."""
+    import vtk
+
+    from GSMedSegLib.mrml.segments import is_voxels
+
+    _, inside = case
+    sphere = vtk.vtkSphereSource()
+    sphere.SetCenter(inside + np.array((20.0, 0.0, 0.0)))
+    sphere.SetRadius(6.0)
+    sphere.Update()
+    surface = slicer.vtkSegment()
+    surface.SetName("planned")
+    surface.AddRepresentation("Closed surface", sphere.GetOutput())
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    segmentation.GetSegmentation().AddSegment(surface, "planned")
+    widget.panel.ui.segmentationSelector.setCurrentNode(segmentation)
+    asked = refuse_then_accept(monkeypatch)
+    button = widget.panel.ui.foregroundButton
+    desktop.click(button)
+    assert not button.checked
+    assert not is_voxels(segmentation)
+    desktop.click(button)
+    assert button.checked
+    assert is_voxels(segmentation)
+    assert click(desktop, widget, inside).any()
+    assert len(asked) == 2
+
+
 def write_wheel(folder: Path, name: str) -> None:
     """A package that pip can install without a network."""
     import zipfile
