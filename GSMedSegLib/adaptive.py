@@ -17,7 +17,16 @@ from GSMedSegLib.guided import guided_to_image_grid
 from GSMedSegLib.intensity import percentile_limits
 from GSMedSegLib.prompt_maps import box_logits
 from GSMedSegLib.prompts import Box, Click
-from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask, to_image_grid, view_box, view_image
+from GSMedSegLib.roi import (
+    Pyramid,
+    View,
+    inside_center,
+    outside_mask,
+    to_image_grid,
+    view_box,
+    view_image,
+    zoom_spacing_mm,
+)
 from GSMedSegLib.segment import OUTSIDE, Segment, empty_segment
 
 DEFAULT_ROI = 96
@@ -102,10 +111,7 @@ class AdaptiveStrategy:
         low, high = percentile_limits(image)
         k, j, i = image.shape
         self._shape = (k, j, i)
-        self._spacing_mm = np.array(spacing_kji_mm, dtype=float)
-        single = np.array(self._shape) == 1
-        if not single.all():  # how thick a single slice is says nothing of the zooms to look at
-            self._spacing_mm[single] = self._spacing_mm[~single].min()
+        self._spacing_mm = zoom_spacing_mm(spacing_kji_mm, self._shape)
         if np.result_type(image.dtype, np.float32) != np.float32:  # which takes large values for the same
             image, low, high = np.subtract(image, low), 0.0, high - low
         volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))

@@ -49,6 +49,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
         yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # a power cut must not come between the new name and the new bytes
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

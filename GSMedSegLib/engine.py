@@ -267,9 +267,9 @@ def find_device(name: str) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is fast here: emulated on a CPU it is far slower than float32."""
+    """Whether bfloat16 is fast here: emulated it is slower than float32, on a CPU by far."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
 

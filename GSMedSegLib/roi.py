@@ -70,6 +70,15 @@ class View:
         return np.asarray(points_kji, dtype=float) * self.step_kji + self.start_kji
 
 
+def zoom_spacing_mm(spacing_kji_mm: Sequence[float], shape: Sequence[int]) -> NDArray[np.float64]:
+    """The spacing that zooms are chosen by: an image's own, but how thick a single slice is says nothing."""
+    spacing = np.array(spacing_kji_mm, dtype=float)
+    single = np.array(shape) == 1
+    if not single.all():
+        spacing[single] = spacing[~single].min()
+    return spacing
+
+
 def inside_center(
     center_kji: NDArray[np.float64], step_kji: NDArray[np.float64], size: int, shape: Sequence[int]
 ) -> NDArray[np.float64]:

@@ -8,15 +8,16 @@ import math
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from GSMedSegLib.atomic import atomic_path
-from GSMedSegLib.case_source import CaseSource, Reading, find_sources
+from GSMedSegLib.case_source import SMALLEST_OBJECT, CaseSource, Reading, find_sources
 from GSMedSegLib.sharding import Ranks
+from Training.checkpoints import seen_by
 from Training.config import Config, Source
 from Training.volumes import MIN_VOXELS, LabelledVolume
 
@@ -123,7 +124,9 @@ def patient_of(source: CaseSource, pattern: str = "") -> str:
     return found.group(1) if found.groups() else found.group()
 
 
-def choose_patients(patients: Iterable[str], share: float, seed: int) -> set[str]:
+def choose_patients(
+    patients: Iterable[str], share: float, seed: int, seen: Collection[str] = frozenset()
+) -> set[str]:
     """Those whose cases are kept for validation: the first of all patients in the order of a hash.
 
     The same patients are chosen from the same patients; others, when patients are added.
@@ -132,19 +135,28 @@ def choose_patients(patients: Iterable[str], share: float, seed: int) -> set[str
         patients: of all sources together, for one may have cases in several.
         share: of the patients, rounded, but at least one and not all; 0 for none.
         seed: of the order.
+        seen: patients that the weights were trained on already: never chosen.
 
     Raises:
-        ValueError: a share of a single patient.
+        ValueError: a share of a single patient, or all were seen.
     """
     everyone = set(patients)
     if share == 0:
         return set()
     if len(everyone) < 2:
         raise ValueError(
-            f"a split needs two patients, got {len(everyone)}; give validation cases of their own as `path`"
+            f"a split needs two patients, got {len(everyone)}; give validation cases of their own as `path`, "
+            "or share 0 to do without"
+        )
+    if everyone <= set(seen):
+        raise ValueError(
+            "the weights to start from were trained on all these patients, none is left to validate with; "
+            "give others as `path`, or share 0 to do without"
         )
     count = min(max(1, math.floor(share * len(everyone) + 0.5)), len(everyone) - 1)
-    order = sorted(everyone, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+    order = sorted(
+        everyone.difference(seen), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest()
+    )
     return set(order[:count])
 
 
@@ -184,7 +196,7 @@ def find_data(config: Config) -> Data:
         if source.kind == "cases"
     }
     patients = (patient_of(case, wanted.patient) for cases in found.values() for case in cases)
-    kept = choose_patients(patients, 0.0 if wanted.path else wanted.share, config.seed)
+    kept = choose_patients(patients, 0.0 if wanted.path else wanted.share, config.seed, seen_by(config.init))
     training: list[tuple[Source, list[CaseSource]]] = []
     validation: list[CaseSource] = []
     for source in config.data:
@@ -205,10 +217,16 @@ def find_data(config: Config) -> Data:
             Path(config.root) / wanted.path, reading=Reading(wanted.limit_objects or None, window_of(config))
         )
     trained_on = {file.resolve() for _, cases in training for case in cases for file in case.files}
-    both = [case.name for case in validation if trained_on.intersection(f.resolve() for f in case.files)]
+    whose = {case.patient for _, cases in training for case in cases if case.patient != case.name}
+    both = [
+        case.name
+        for case in validation
+        if case.patient in whose or trained_on.intersection(file.resolve() for file in case.files)
+    ]
     if both:
         raise ValueError(
-            f"these cases are trained on and validated with: {', '.join(both[:5])}; take them out of one"
+            f"these cases, or others of their patients, are trained on and validated with: "
+            f"{', '.join(both[:5])}; take them out of one"
         )
     if wanted.limit_cases and len(validation) > wanted.limit_cases:
         step = len(validation) / wanted.limit_cases
@@ -256,22 +274,24 @@ def without_broken(data: Data, config: Config, ranks: Ranks) -> Data:
         )
     found = iter(findings)  # in the order in which `look_at` takes the cases
 
-    def usable(cases: list[CaseSource]) -> list[CaseSource]:
+    def usable(cases: list[CaseSource], too_small: str) -> list[CaseSource]:
         kept = []
         for case in cases:
             finding = next(found)
             if not finding.problem and finding.labels:
                 kept.append(case)
             elif ranks.first:
-                why = finding.problem or f"no label has {MIN_VOXELS} voxels in one piece"
-                print(f"left out: {case.name}: {why}", file=sys.stderr)
+                print(f"left out: {case.name}: {finding.problem or too_small}", file=sys.stderr)
         return kept
 
-    training = [(source, usable(cases)) for source, cases in data.training]
+    too_small = f"no label has {MIN_VOXELS} voxels in one piece"
+    training = [(source, usable(cases, too_small)) for source, cases in data.training]
     for source, cases in training:
         if source.kind == "cases" and not cases:
             raise ValueError(f"{source.path}: no case with labels is left to train on")
-    validation = usable(data.validation)
+    if config.validation.limit_objects:
+        too_small = f"no label has {SMALLEST_OBJECT} voxels; limit_objects 0 takes smaller ones"
+    validation = usable(data.validation, too_small)
     if data.validation and not validation:
         raise ValueError(
             "of the cases to validate with none is left; give others as `path`, or limit_objects 0 "

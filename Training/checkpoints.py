@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +67,6 @@ def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
     try:
         with atomic_path(path) as temporary:
             torch.save(stored, temporary)
-            with temporary.open("r+b") as file:
-                os.fsync(file.fileno())  # a power cut must not come between the new name and the new bytes
     except RuntimeError as error:  # what torch makes of a full disk
         raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
@@ -99,7 +96,8 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
         state.network.load_state_dict(stored["model"])
         state.average.load_state_dict(stored["average"])
         _remember(state, **stored["optimiser"])
-        state.scaler.load_state_dict(stored["scaler"])
+        if stored["scaler"]:  # it was not empty: made in fp16
+            state.scaler.load_state_dict(stored["scaler"])
         state.step = int(stored["step"])
         state.curves, state.best_step = dict(stored["curves"]), stored["best_step"]
         state.seen = set(stored.get("seen", ()))
@@ -110,6 +108,24 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
             f"{path} is damaged, or of another network or optimiser; move it away to start anew ({reason})"
         ) from None
     return settings
+
+
+def seen_by(init: str) -> set[str]:
+    """The patients that weights of ours were trained on, as the checkpoint beside them says; none without it.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    path = Path(init).with_name(LAST) if init else Path()
+    if not Path(init).is_file() or not path.is_file():
+        return set()
+    try:
+        return set(torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("seen", ()))
+    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}, which says what {init} were trained on, is damaged; move it away ({reason})"
+        ) from None
 
 
 def _remembered(state: State) -> dict[str, Any]:

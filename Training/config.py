@@ -266,6 +266,21 @@ class Config:
             raise ValueError(
                 f"candidates is 0 or at least objects, which is {sampling.objects}; got {sampling.candidates}"
             )
+        not_negative = {
+            "weight_decay": optimisation.weight_decay,
+            "clip_norm": optimisation.clip_norm,
+            "near_clicks": optimisation.near_clicks,
+            "warmup_steps": optimisation.warmup_steps,
+            "steps_per_epoch": optimisation.steps_per_epoch,
+            "limit_cases": self.validation.limit_cases,
+            "limit_objects": self.validation.limit_objects,
+            "workers": self.workers,
+            "threads": self.threads,
+            "cache_gb": self.cache_gb,
+        }
+        for name, value in not_negative.items():
+            if value < 0:
+                raise ValueError(f"{name} is at least 0, got {value}")
         shares = {
             "share": self.validation.share,
             "ema": optimisation.ema,
@@ -302,9 +317,20 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         name = key.removeprefix("--").replace("-", "_").rpartition(".")[2]
         group = _group_of(name)
         table = values.setdefault(group, {}) if group else values
-        table[name] = [{"path": text}] if name == "data" else _parsed(text)
+        if name == "data":
+            values["data"] = [{**_only_cases(values.get("data", [])), "path": text}]
+        else:
+            hints = typing.get_type_hints(type(getattr(Config(), group)) if group else Config)
+            table[name] = _parsed(text, hints.get(name))
     config: Config = _filled(Config, values, str(path))
     return config
+
+
+def _only_cases(sources: Any) -> dict[str, Any]:
+    """What a file says of its one source of cases, if it has one: it holds for another path too."""
+    tables = [one for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    cases = [one for one in tables if one.get("kind", "cases") == "cases"]
+    return cases[0] if len(cases) == 1 else {}
 
 
 def as_table(config: Config) -> dict[str, Any]:
@@ -321,11 +347,13 @@ def _group_of(name: str) -> str:
     return ""
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, wanted: Any) -> Any:
+    """A value as in a file, or the text as it is: quotes are not needed, nor for a folder called 2024."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        value = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if wanted is str and not isinstance(value, str) else value
 
 
 def _filled(kind: Any, values: Any, where: str) -> Any:

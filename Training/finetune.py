@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import io
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from GSMedSegLib.atomic import atomic_path
-from GSMedSegLib.case_source import CaseSource
+from GSMedSegLib.case_source import SMALLEST_OBJECT, CaseSource
 from GSMedSegLib.engine import find_device, find_precision
 from GSMedSegLib.memory import keep_freed_memory
 from GSMedSegLib.sharding import Ranks, join_ranks, own_device
@@ -59,12 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--check", action="store_true", help="look at every case, list the broken ones, and end"
     )
     known, overrides = parser.parse_known_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         config = read_config(known.config, overrides)
         if known.check:
             return check(config)
         with join_ranks(config.device) as ranks:
             train(config, ranks)
+    except torch.cuda.OutOfMemoryError as error:
+        less = "lower views_at_once or objects_at_once, or set checkpoint_gradients"
+        print(f"Training.finetune: error: the GPU's memory is full; {less} ({error})", file=sys.stderr)
+        return 2
     except (ValueError, OSError, RuntimeError) as error:
         print(f"Training.finetune: error: {error}", file=sys.stderr)
         return 2
@@ -87,7 +94,10 @@ def check(config: Config) -> int:
     for finding in broken:
         print(f"{finding.name}: {finding.problem}")
     if empty:
-        print(f"no label has {MIN_VOXELS} voxels in one piece in {', '.join(empty)}; they will not be drawn")
+        least = f"{MIN_VOXELS} voxels in one piece"
+        if config.validation.limit_objects:
+            least += f", or {SMALLEST_OBJECT} in all to validate with (limit_objects 0 takes smaller ones)"
+        print(f"no label has {least}, in {', '.join(empty)}; they will not be used")
     print(f"{len(findings)} cases, {len(broken)} broken, {len(empty)} without labels")
     return 1 if broken else 0
 
@@ -133,6 +143,7 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     steps = settings.epochs * steps_per_epoch
     check_run(state, data, steps, changed, config)
     state.seen |= _patients((case for _, cases in data.training for case in cases), config)
+    state.seen |= checkpoints.seen_by(config.init)
     if settings.checkpoint_gradients:
         optimiser.checkpoint_encoder(network)
     if settings.compile:
@@ -359,7 +370,13 @@ def describe(config: Config, metadata: dict[str, str]) -> dict[str, str]:
     described.pop("window", None)
     if window := window_of(config):
         described["window"] = f"{window[0]:g} {window[1]:g}"
-    return {**described, "init": Path(config.init).name, "source": "GSMedSeg Training.finetune"}
+    origin = metadata.get("origin", metadata.get("init", Path(config.init).name))  # runs before this one
+    return {
+        **described,
+        "init": Path(config.init).name,
+        "origin": origin,
+        "source": "GSMedSeg Training.finetune",
+    }
 
 
 def measure(
@@ -431,7 +448,9 @@ def conclude(
         measured = (state.curves[min(state.curves)], after)
     if not ranks.first:
         return
-    write_model_card(output / "MODEL_CARD.md", config, step, data.training, data.validation, measured)
+    write_model_card(
+        output / "MODEL_CARD.md", config, metadata["origin"], step, data.training, data.validation, measured
+    )
     summary: dict[str, Any] = {"steps": state.step, "best_step": step}
     if measured:
         before, after = measured

@@ -18,6 +18,7 @@ from Training.validation import table
 def write_model_card(
     path: Path,
     config: Config,
+    origin: str,
     steps: int,
     training: Sequence[tuple[Source, Sequence[CaseSource]]],
     validation: Sequence[CaseSource],
@@ -30,6 +31,7 @@ def write_model_card(
     Args:
         path: of the card.
         config: of the run.
+        origin: name of the weights that the first run of all started from; empty for random ones.
         steps: after which the weights were taken.
         training: the sources, with their cases.
         validation: the cases measured on.
@@ -47,7 +49,7 @@ def write_model_card(
         "",
         "## Where they come from",
         "",
-        _origin(config.init),
+        _origin(config.init, origin),
         "",
         "## Data",
         "",
@@ -71,15 +73,18 @@ def write_model_card(
         Path(temporary).write_text("\n".join(lines), encoding="utf-8")
 
 
-def _origin(init: str) -> str:
+def _origin(init: str, origin: str) -> str:
     if not init:
         return "Started from random weights."
+    started = f"Started from `{Path(init).name}`"
     known = {entry.name: entry for entry in list_weights()}
+    if init not in known and origin not in known:
+        return f"{started}; what its terms ask for holds for these weights too."
     if init not in known:
-        return f"Started from `{Path(init).name}`; what its terms ask for holds for these weights too."
-    licence = known[init].licence
+        started += f", which was made from `{origin}`"
+    licence = known[init if init in known else origin].licence
     terms = f"{licence.name}. {licence.summary} {licence.url}" if licence else "not known here."
-    return f"Started from `{init}`, whose terms hold for these weights too: {terms}"
+    return f"{started}, whose terms hold for these weights too: {terms}"
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -104,8 +109,11 @@ def _scores(measured: tuple[Mapping[str, Any], Mapping[str, Any]] | None, steps:
     if measured is None:
         return "Not measured: there were no validation cases."
     before, after = measured
+    failed = len(before["failed"].keys() | after["failed"].keys())
+    note = f"\nOf them {failed} failed, before or after, and count as 0: the scores say little.\n"
     return (
         f"The challenge's simulated clicks, mean over {len(after['cases'])} validation cases. The weights "
         f"are those of step {steps}, the best of the run by these same cases, which flatters a little.\n\n"
         + table(before, after)
+        + (note if failed else "")
     )

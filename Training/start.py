@@ -23,7 +23,8 @@ def start_network(config: Config) -> tuple[Network, dict[str, str], Config]:
     and `head_share` are set aside then.
 
     Raises:
-        ValueError: unknown or broken weights, or a ROI that does not fit the network.
+        ValueError: unknown or broken weights, a ROI that does not fit the network, or boxes that it cannot
+            be shown.
     """
     if not config.init:
         network, metadata = new_network(config.network), {"intensity": "view"}
@@ -45,6 +46,8 @@ def start_network(config: Config) -> tuple[Network, dict[str, str], Config]:
     roi, stride = config.sampling.roi, network.shape.stride
     if roi % stride or roi < stride:
         raise ValueError(f"roi: expected a multiple of {stride} voxels for these weights, got {roi}")
+    if not network.shape.mixer and any(stage.get("box") for stage in config.sampling.stages):
+        raise ValueError("stages: these weights cannot be shown a box; set additions = true, or take box out")
     return network.train().requires_grad_(True), metadata, config
 
 

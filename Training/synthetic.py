@@ -383,6 +383,5 @@ def painted_scene(rng: np.random.Generator, labels: Array, main: int, lesions: l
         body = np.where(labels > 0, labels, np.where(near | (rng.random() < 0.5), -tissue, 0))
     if lesions and rng.random() < 0.35:
         labels = paste_lesions(rng, labels, lesions)
-        body = np.where(labels > labels.max() - 3, labels, body)
         body = np.where(labels > 0, labels, body)
     return acquire(rng, paint(rng, body), labels, main)

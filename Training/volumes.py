@@ -14,7 +14,7 @@ from scipy import ndimage
 from GSMedSegLib.case_source import CaseSource
 from GSMedSegLib.intensity import percentile_limits, scale
 from GSMedSegLib.labels import LabelArray
-from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask
+from GSMedSegLib.roi import Pyramid, View, inside_center, outside_mask, zoom_spacing_mm
 from GSMedSegLib.volume_io import read_labelmap
 
 MIN_VOXELS = 24
@@ -69,7 +69,8 @@ class LabelledVolume:
         clip: bool = False,
     ) -> None:
         self.labels = _small_numbers(labels)
-        self.spacing_mm = np.asarray(spacing_mm) / min(spacing_mm)
+        spacing = zoom_spacing_mm(spacing_mm, labels.shape)
+        self.spacing_mm = spacing / spacing.min()
         self.image: Pyramid | None = None
         if image is not None:
             low, high = percentile_limits(image)

@@ -27,10 +27,13 @@ PROTOCOL = ("case_segmenter", "case_source", "challenge", "intensity", "metrics"
 """Files of the library that decide on every result."""
 
 OURS = (
-    *("adaptive", "cropped", "decoder", "edits", "engine", "geometry", "guided", "layers", "network"),
-    *("predictor", "prompt_maps", "prompts", "reference", "roi", "segment"),
+    *("cropped", "decoder", "engine", "geometry", "layers", "network", "predictor", "prompt_maps"),
+    *("prompts", "roi", "segment"),
 )
-"""Files that decide on those of our strategies."""
+"""Files that decide on those of our strategies, ..."""
+
+STRATEGY = {"adaptive": ("adaptive", "edits", "guided"), "reference": ("reference",)}
+"""... and files that decide on those of one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Series:
 
     def settings(self) -> dict[str, str]:
         """All that decides on its results, code too: what was computed by other code is not mixed in."""
-        files = (*PROTOCOL, *(OURS if self.ours else ("peers",)))
+        files = (*PROTOCOL, *((*OURS, *STRATEGY[self.name]) if self.ours else ("peers",)))
         code = hashlib.sha256(b"".join((LIBRARY / f"{file}.py").read_bytes() for file in files))
         settings = {"series": self.name, "surfaces": str(self.surfaces), "code": code.hexdigest()}
         if self.ours:

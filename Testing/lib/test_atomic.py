@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_failure_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, error: t
         write_half()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_is_on_the_disk_before_the_old_one_goes(tmp_path: Path, monkeypatch) -> None:
+    """A power cut after the new name and before the new bytes would leave neither of them."""
+    done: list[str] = []
+    for name in ("fsync", "replace"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, plain=plain: done.append(name) or plain(*a))
+    with atomic_path(tmp_path / "mask.nrrd") as temporary:
+        temporary.write_bytes(b"new")
+    assert done == ["fsync", "replace"]
 
 
 def test_the_folder_must_exist(tmp_path: Path) -> None:

@@ -224,6 +224,14 @@ def test_precisions_of_a_processor(monkeypatch):
     assert find_precision("auto", CPU) == find_precision("bf16", CPU) == torch.bfloat16
 
 
+def test_a_gpu_that_emulates_bf16_does_not_use_it(monkeypatch):
+    """Turing (7.5) makes such tensors and is slower with them; Ampere (8.0) has the arithmetic."""
+    of_gpu = {0: (7, 5), 1: (8, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: of_gpu[device.index])
+    assert find_precision("auto", torch.device("cuda:0")) == torch.float32
+    assert find_precision("auto", torch.device("cuda:1")) == torch.bfloat16
+
+
 def test_the_engine_passes_wrong_names_on(make_network):
     """Wrong device or precision at construction."""
     with pytest.raises(ValueError, match="expected device"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -136,8 +137,21 @@ def test_the_patients_of_a_split():
     for share in (0.01, 0.99):
         assert len(choose_patients(["a", "b"], share, 0)) == 1
     assert choose_patients(patients, 0.0, 0) == set()
-    with pytest.raises(ValueError, match="a split needs two patients, got 1"):
+    with pytest.raises(ValueError, match=r"a split needs two patients, got 1; .* or share 0 to do without"):
         choose_patients(["a", "a"], 0.5, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whom_weights_were_trained_on_does_not_validate_the_next_ones(seed):
+    """Five patients more: who validated does so again, with new ones, whatever the order of the hash."""
+    before = {f"p{n}" for n in range(10)}
+    validated = choose_patients(before, 0.2, 0)
+    more = before | {f"q{seed} {n}" for n in range(5)}
+    chosen = choose_patients(more, 0.2, seed, before - validated)
+    assert len(chosen) == 3
+    assert not chosen & (before - validated)
+    with pytest.raises(ValueError, match="were trained on all these patients"):
+        choose_patients(before, 0.2, seed, before)
 
 
 def test_patients_stay_together(tmp_path):
@@ -189,8 +203,21 @@ def test_what_is_trained_on_is_not_validated_with(tmp_path):
     assert (data.count, len(data.validation)) == (3, 2)
     limited = find_data(replace(config, validation=Validation(share=0.4, limit_cases=1)))
     assert [case.name for case in limited.validation] == [data.validation[0].name]
-    with pytest.raises(ValueError, match="trained on and validated with: a, b, c"):
+    with pytest.raises(ValueError, match="are trained on and validated with: a, b, c"):
         find_data(replace(config, validation=Validation(path=str(tmp_path))))
+    for folder, patient in (("ours", "Smith"), ("theirs", "Smith"), ("others", "case")):
+        about = tmp_path / "groups" / folder / "case" / "labels.json"
+        about.parent.mkdir(parents=True)
+        about.write_text(json.dumps({"group": patient}), encoding="utf-8")
+        for name in ("image.nii.gz", "label.nii.gz"):
+            write_volume(about.with_name(name), np.ones((4, 4, 4), np.uint8), np.eye(4))
+    ours = Config(data=(Source(path=str(tmp_path / "groups" / "ours")),))
+    with pytest.raises(ValueError, match=r"or others of their patients, .* validated with: case"):
+        find_data(replace(ours, validation=Validation(path=str(tmp_path / "groups" / "theirs"))))
+    apart = find_data(replace(ours, validation=Validation(path=str(tmp_path / "groups" / "others"))))
+    assert len(apart.validation) == 1, (
+        "patients of whom nothing is known are not compared by their cases' names"
+    )
     with pytest.raises(ValueError, match="nothing to train on; give a folder of cases as --data"):
         find_data(Config())
     with pytest.raises(ValueError, match="window: expected two grey values"):
@@ -283,6 +310,17 @@ def test_broken_cases_stop_the_run_or_are_left_out(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "left out: b: " in told
     assert "left out: c: no label has 24 voxels" in told
+    tiny = tmp_path / "tiny"
+    write(tiny / "d.npz")  # 64 voxels
+    for limit, count in ((4, 0), (0, 1)):
+        apart = replace(config, validation=Validation(path=str(tiny), limit_objects=limit))
+        if count:
+            assert len(without_broken(find_data(apart), apart, Ranks()).validation) == count
+        else:
+            with pytest.raises(ValueError, match="of the cases to validate with none is left"):
+                without_broken(find_data(apart), apart, Ranks())
+            told = capsys.readouterr().err
+            assert "left out: d: no label has 100 voxels; limit_objects 0 takes smaller ones" in told
     write(folder / "a.npz", empty=True)
     with pytest.raises(ValueError, match="no case with labels is left to train on"):
         without_broken(find_data(config), config, Ranks())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from GSMedSegLib.checkpoint import read_checkpoint
 from Training import checkpoints
-from Training.checkpoints import State, changed_settings, export, resume, save
+from Training.checkpoints import State, changed_settings, export, resume, save, seen_by
 from Training.config import Config, Optimisation, as_table
 from Training.optimiser import freeze, make_optimiser
 
@@ -126,14 +125,28 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(make_state, tmp_path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_checkpoint_is_on_the_disk_before_the_last_one_goes(make_state, tmp_path, monkeypatch):
-    """A power cut after the new name and before the new bytes would leave neither of them."""
-    done = []
-    for name in ("fsync", "replace"):
-        plain = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, plain=plain: done.append(name) or plain(*a))
-    save(tmp_path / "last.pt", make_state(0), {})
-    assert done == ["fsync", "replace"]
+def test_fp16_may_begin_and_end_in_the_midst_of_a_run(make_state, tmp_path):
+    """A run in another precision has no scale of the loss to remember."""
+    scaled = torch.amp.GradScaler("cpu", init_scale=512.0)
+    for before, scale in ((scaled, 512.0), (torch.amp.GradScaler("cpu", enabled=False), 4.0)):
+        save(tmp_path / "last.pt", replace(make_state(0), scaler=before), {})
+        fresh = replace(make_state(7), scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
+        resume(tmp_path / "last.pt", fresh)
+        assert fresh.scaler.get_scale() == scale
+    save(tmp_path / "last.pt", replace(make_state(0), scaler=scaled), {})
+    resume(tmp_path / "last.pt", make_state(7))
+
+
+def test_whom_weights_were_trained_on(make_state, tmp_path):
+    """As the checkpoint beside them says; of other weights nothing is known."""
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"")
+    assert seen_by(str(weights)) == seen_by("compact") == seen_by("") == set()
+    save(tmp_path / "last.pt", replace(make_state(0), seen={"Smith", "Doe"}), {})
+    assert seen_by(str(weights)) == {"Smith", "Doe"}
+    (tmp_path / "last.pt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"last\.pt, which says what .* were trained on, is damaged"):
+        seen_by(str(weights))
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other"])

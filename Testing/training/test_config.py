@@ -75,6 +75,24 @@ def test_the_command_line_wins(config_file):
     )
 
 
+def test_a_path_on_the_command_line_keeps_what_the_file_says_of_its_cases(config_file):
+    """Their window above all: with it the weights are trained. Of several sources none is meant."""
+    text = '[[data]]\npath = "old"\nwindow = [-160, 240]\n'
+    assert read_config(config_file(text), ["--data", "new"]).data == (
+        Source(path="new", window=(-160.0, 240.0)),
+    )
+    with_scenes = text + '[[data]]\nkind = "scenes"\n'
+    assert read_config(config_file(with_scenes), ["--data", "new"]).data[0].window == (-160.0, 240.0)
+    assert read_config(config_file(text + text), ["--data", "new"]).data == (Source(path="new"),)
+    assert read_config(config_file("data = 3"), ["--data", "new"]).data == (Source(path="new"),)
+
+
+@pytest.mark.parametrize("text", ["2024", "2024-05-01", "true"])
+def test_a_name_may_look_like_a_number(config_file, text):
+    assert read_config(config_file(""), ["--output", text]).output == text
+    assert read_config(config_file(""), ["--output", f'"{text}"']).output == text
+
+
 def test_every_setting_has_one_meaning():
     """No name in two groups, so the command line needs no groups."""
     groups = [getattr(Config(), group) for group in GROUPS]
@@ -121,6 +139,8 @@ def test_every_setting_is_described():
         ("", ["--optimiser", "sgd"], "optimiser: expected one of adamw, muon; got 'sgd'"),
         ("", ["--cuts", "1.5"], "cuts is at least 0 and less than 1, got 1.5"),
         ("", ["--bent", "-0.1"], "bent is at least 0 and less than 1, got -0.1"),
+        ("", ["--clip_norm", "-1"], "clip_norm is at least 0, got -1.0"),
+        ("", ["--limit_cases", "-1"], "limit_cases is at least 0, got -1"),
         ("", ["--views", "0"], "views is greater than 0, got 0"),
         ("", ["--ema", "1.0"], "ema is at least 0 and less than 1"),
         ('[[data]]\nkind = "cases"', [], 'a source of kind "cases" has a path'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.predictor import Predictor, load_engine
 from GSMedSegLib.sharding import Ranks
 from Training import checkpoints, examples, finetune
+from Training.cases import find_data
 from Training.checkpoints import State
 from Training.config import OPTIMISERS, Config, NewNetwork, Optimisation, Sampling, Source, Validation
 from Training.examples import Example
@@ -379,6 +381,23 @@ def test_who_was_trained_on_does_not_validate(config):
     with pytest.raises(ValueError, match=r"was trained on patients that are to validate it now: [abcd]; "):
         train(later)
     train(replace(later, output=config.output + " anew"))
+
+
+def test_whom_earlier_runs_were_trained_on_validates_no_later_one(config, cases, tmp_path):
+    """From a run's weights on with other patients, and from those with all of them and two more."""
+    train(config)
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("others/e", "others/f", "cases/g", "cases/h"):
+        shutil.copy(cases / "a.npz", tmp_path / f"{name}.npz")
+    second = replace(config, init=f"{config.output}/weights.safetensors", output=f"{config.output} 2")
+    second = replace(second, data=(Source(path=str(others)),))
+    train(second)
+    assert set(last(second)["seen"]) == set("abcdef")
+    third = replace(config, init=f"{second.output}/weights.safetensors", validation=Validation(share=0.3))
+    for seed in range(5):
+        data = find_data(replace(third, seed=seed))
+        assert {case.name for case in data.validation} == set("gh")
 
 
 def test_a_finished_run_is_not_taken_for_one_of_other_data(config, cases, tmp_path):

@@ -92,6 +92,11 @@ def test_what_does_not_fit_is_refused(written, tmp_path):
     init = written(additions=True)
     with pytest.raises(ValueError, match=r"roi: expected a multiple of \d+ voxels for these weights, got 18"):
         start_network(replace(config(init), sampling=Sampling(roi=18)))
+    boxes = Sampling(roi=16, stages=({"box": 1.0},))
+    plain = replace(config(written(additions=False)), sampling=boxes)
+    with pytest.raises(ValueError, match="cannot be shown a box; set additions = true, or take box out"):
+        start_network(replace(plain, additions=False))
+    start_network(plain)
     with pytest.raises(ValueError, match=r"there is no '.*none\.safetensors'"):
         start_network(config(str(tmp_path / "none.safetensors")))
 

@@ -238,6 +238,21 @@ def test_painted_scenes_keep_their_labels(monkeypatch):
     assert np.array_equal(painted_scene(np.random.default_rng(0), labels, 5, []).labels, labels)
 
 
+def test_lesions_in_a_map_of_one_label_leave_the_tissue_around_it(monkeypatch):
+    """What is painted has labels and, as often as without lesions, tissue between them."""
+    painted = []
+    monkeypatch.setattr(synthetic, "paint", lambda rng, body: painted.append(body) or body.astype(np.float32))
+    monkeypatch.setattr(synthetic, "acquire", lambda rng, image, labels, main: (labels > 1).any())
+    labels = np.zeros((SIZE,) * 3, np.int32)
+    labels[4:12, 4:12, 4:12] = 1
+    with_lesions = [
+        painted_scene(np.random.default_rng(n), labels, 1, [np.ones((4, 4, 4), bool)]) for n in range(60)
+    ]
+    tissue = [bool((body < 0).any()) for body, lesion in zip(painted, with_lesions, strict=True) if lesion]
+    assert len(tissue) > 5
+    assert all(tissue)
+
+
 def test_scenes_are_seen_by_ultrasound_as_often_as_asked(monkeypatch):
     """About one in eight, with the labels that the probe leaves; all others keep theirs."""
     labels = np.zeros((SIZE,) * 3, np.int32)

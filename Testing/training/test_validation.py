@@ -86,15 +86,21 @@ def test_the_curves_are_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("init", "said"),
+    ("init", "origin", "said"),
     [
-        ("", "random weights"),
-        ("compact", "Apache-2.0"),
-        ("vista3d", "NVIDIA Open Model License"),
-        ("/patients/mine.safetensors", "Started from `mine.safetensors`; what its terms ask for"),
+        ("", "", "random weights"),
+        ("compact", "compact", "Apache-2.0"),
+        ("vista3d", "vista3d", "NVIDIA Open Model License"),
+        (
+            "/patients/mine.safetensors",
+            "vista3d",
+            "Started from `mine.safetensors`, which was made from `vista3d`, whose terms hold for these "
+            "weights too: NVIDIA Open Model License",
+        ),
+        ("/patients/mine.safetensors", "x.pt", "Started from `mine.safetensors`; what its terms ask for"),
     ],
 )
-def test_the_model_card_says_where_weights_come_from(tmp_path, init, said):
+def test_the_model_card_says_where_weights_come_from(tmp_path, init, origin, said):
     """Origin and terms, data without names of cases, scores, settings."""
     config = Config(
         init=init,
@@ -103,7 +109,8 @@ def test_the_model_card_says_where_weights_come_from(tmp_path, init, said):
         data=(Source(path="/patients/liver"),),
         validation=Validation(path="/patients/others"),
     )
-    write_model_card(tmp_path / "card.md", config, 12, [(config.data[0], [])], [], (curve(0.1), curve(0.5)))
+    measured = (curve(0.1), curve(0.5))
+    write_model_card(tmp_path / "card.md", config, origin, 12, [(config.data[0], [])], [], measured)
     card = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert said in card
     assert "12 steps" in card
@@ -111,10 +118,20 @@ def test_the_model_card_says_where_weights_come_from(tmp_path, init, said):
     assert "/patients" not in card
     assert "| after | 2.800 |" in card
     assert "not a medical device" in card
+    assert "failed" not in card
+
+
+def test_a_card_says_that_cases_failed(tmp_path):
+    """They count as 0, which would look like what the training brought."""
+    bad = summary([result("a", *[0.5] * 5), failed_case("b", "CT", (), False, "the share is away")])
+    write_model_card(
+        tmp_path / "card.md", Config(), "compact", 3, [(Source("scenes"), [])], [], (bad, curve(0))
+    )
+    assert "Of them 1 failed, before or after, and count as 0" in (tmp_path / "card.md").read_text("utf-8")
 
 
 def test_a_card_without_validation_says_so(tmp_path):
-    write_model_card(tmp_path / "card.md", Config(), 3, [(Source("scenes"), [])], [], None)
+    write_model_card(tmp_path / "card.md", Config(), "compact", 3, [(Source("scenes"), [])], [], None)
     card = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "Not measured" in card
     assert "invented scenes, weight 1" in card

@@ -79,6 +79,16 @@ def test_views_show_their_piece(rng, spacing):
     assert 60 <= wanted.count(3) <= 140, "every label is as likely as any other"
 
 
+def test_how_thick_a_single_slice_is_says_nothing(rng):
+    """A slide of half a micrometre whose file says 1 mm from slice to slice is zoomed like any other."""
+    labels = blocks((1, 40, 40), (3, (0, 10, 10), (1, 30, 30)))
+    steps = []
+    for thick in (0.0005, 1.0):
+        volume = LabelledVolume(labels, (thick, 0.0005, 0.0005), None)
+        steps.append([volume.view(np.random.default_rng(n), SIZE)[0] for n in range(20)])
+    assert steps[0] == steps[1]
+
+
 def test_labels_in_a_view_by_hand():
     """The nearest voxel's label; nothing outside."""
     labels = blocks((4, 4, 4), (1, (0, 0, 0), (4, 4, 2)), (2, (0, 0, 2), (4, 4, 4)))
