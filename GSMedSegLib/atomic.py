@@ -35,8 +35,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to, which becomes `target` when the block ends well and vanishes otherwise.
 
     The path lies in the target's folder (a rename within one file system is atomic), does not exist yet, and
-    ends with the target's name, hence with the same suffixes. An older file at `target` stays as it was until
-    the new one is complete.
+    ends as the target does, in .gz as in .nii.gz; it has no other dots, of which writers of images make
+    endings of their own. An older file at `target` stays as it was until the new one is complete.
 
     Args:
         target: the file wanted in the end.
@@ -46,7 +46,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(target)
     check_target(target)
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    ending = "".join(target.suffixes[-2:] if target.suffix == ".gz" else target.suffixes[-1:])
+    stem = target.name.removesuffix(ending).replace(".", "_")
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{stem}{ending}")
     try:
         yield temporary
         with temporary.open("r+b") as file:

@@ -78,7 +78,7 @@ def predict_cases(
         started(path)
         name = path.name.removesuffix(SUFFIX)
         try:
-            case = read_case(path)
+            case = read_case(path, labels=False)
             labels = segmenter.segment(case)
             write_segs(output / path.name, labels)
             if save_nifti:

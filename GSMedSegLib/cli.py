@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("stopped; what was already written is whole, nothing else was")
         return INTERRUPTED
+    except ImportError as error:
+        say(f"error: a package is missing or broken ({reason(error)}); gsmedseg doctor says what to do")
+        return FAILED
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         say(f"error: {reason(error)}")
         return FAILED

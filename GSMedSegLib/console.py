@@ -19,6 +19,7 @@ _HINTS = {
     errno.ENOENT: "check the path",
     errno.EACCES: "choose another folder, or ask for access",
     errno.EEXIST: "choose another name",
+    errno.ENOTDIR: "a folder is needed here",
     errno.ENOSPC: "free some space, or write to another disk",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from GSMedSegLib.text_files import path_text
 _TITLE_TAGS = ("0020|0011", "0008|0060", "0008|103e")
 """Number, modality and description of a series."""
 _IMAGE_POSITION = "0020|0032"
+_PREFACE = 1024
+"""The first bytes of a file, with its class."""
+_KIND = "0008|0016"
+_ENHANCED = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130")
+)
+"""Files with a whole volume, whose frames have places: CT, MR and PET."""
 _NUMBER_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
 """Slope, intercept, bits and sign: what a slice's numbers mean."""
 _UNEVEN_SLICES = 0.1
@@ -88,11 +96,49 @@ def choose_series(folder: Path, uid: str | None) -> Series:
         raise ValueError(f"{folder}: no DICOM images in this folder; {_where_else(folder)}")
     wanted = [one for one in found if uid in (None, one.uid)]
     if len(wanted) == 1:
+        _check_none_is_left_out(folder, found)
         return wanted[0]
     listed = "".join(f"\n- {one.uid}: {one.title or 'no image'}" for one in found)
     if uid is None:
         raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one of:{listed}")
     raise ValueError(f"{folder} has no DICOM series {uid}; it has:{listed}")
+
+
+def _check_none_is_left_out(folder: Path, found: Sequence[Series]) -> None:
+    """Raises where a file of the folder should be a slice and cannot be read: ITK passes over it.
+
+    At an end of the stack nothing else would tell.
+    """
+    known = {file for one in found for file in one.files}
+    endings = {file.suffix for file in known}
+    kinds = {_kind(one.files[0]) for one in found}
+    for file in sorted(folder.iterdir()):
+        if file in known or not file.is_file() or file.name.startswith("."):
+            continue
+        try:
+            empty = file.suffix in endings and file.stat().st_size == 0
+            damaged = _kind(file) in kinds  # reports and contours are of other kinds
+        except OSError:
+            raise ValueError(f"{file}: no permission to read it; ask for access, or move it away") from None
+        if empty or damaged:
+            raise ValueError(
+                f"{file}: this slice is damaged or empty; copy it again, or move it away if it is none"
+            )
+
+
+def _kind(path: Path) -> bytes:
+    """What is in a DICOM file, its SOP class, as the first part of it says; b"" where nothing does.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(_PREFACE)
+    if start[128:132] != b"DICM":
+        return b""
+    found = re.search(rb"\x02\x00\x02\x00UI(..)", start, re.DOTALL)
+    size = int.from_bytes(found[1], "little") if found else 0
+    return start[found.end() : found.end() + size].rstrip(b"\0") if found else b""
 
 
 def _where_else(folder: Path) -> str:
@@ -112,6 +158,38 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def check_even_frames(path: Path, image: sitk.Image | sitk.ImageFileReader) -> None:
+    """Raises when the frames of an enhanced CT, MR or PET file make no even grid in their order.
+
+    ITK then takes them for 1 mm apart, whatever they are; so does it, rightly, with frames that are.
+
+    Args:
+        path: of the file.
+        image: what ITK makes of it.
+
+    Raises:
+        ValueError: they do not, or nobody can tell.
+    """
+    kind = image.GetMetaData(_KIND).strip(" \0") if image.HasMetaDataKey(_KIND) else ""
+    if kind not in _ENHANCED or image.GetSpacing() != (1.0, 1.0, 1.0):
+        return
+    try:
+        import pydicom
+    except ImportError:
+        raise ValueError(
+            f"{path}: whether its frames are evenly apart cannot be seen without pydicom; "
+            "pip install 'gsmedseg[dicom]', or export single slices"
+        ) from None
+    frames = pydicom.dcmread(path, stop_before_pixels=True).get("PerFrameFunctionalGroupsSequence", ())
+    for k, frame in enumerate(frames):
+        place_lps = [float(x) for x in frame.PlanePositionSequence[0].ImagePositionPatient]
+        if math.dist(place_lps, image.TransformIndexToPhysicalPoint((0, 0, k))) > _UNEVEN_SLICES:
+            raise ValueError(
+                f"{path}: its frames are missing, uneven or out of order (frame {k + 1} is the first that is "
+                "elsewhere); export single slices, or convert it, for example with dcm2niix"
+            )
 
 
 def has_one_scale(reader: sitk.ImageSeriesReader, slices: int) -> bool:

@@ -69,9 +69,10 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.size == 0:
+            wrong = self.image.ndim != 3 or self.image.size == 0
             raise ValueError(
                 f"imgs must be 3D (K, J, I) uint8, got shape {self.image.shape} {self.image.dtype}; "
-                "clip and scale the intensities to 0..255 first"
+                + ("give one volume" if wrong else "clip and scale the intensities to 0..255 first")
             )
         if len(self.spacing_mm) != 3 or not all(math.isfinite(mm) and mm > 0 for mm in self.spacing_mm):
             raise ValueError(f"spacing must be three positive numbers (mm), got {self.spacing_mm}")
@@ -91,12 +92,13 @@ class Case:
                 raise ValueError(f"{key}: {error}") from error
 
 
-def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB) -> Case:
+def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB, *, labels: bool = True) -> Case:
     """Reads a case; the image and the labels are checked, and no code in the file is run.
 
     Args:
         path: the .npz file.
         max_gb: refuse files that unpack to more.
+        labels: read `gts` and `prev_pred` too; without, nothing in them can be wrong.
 
     Raises:
         ValueError: names the file and what is wrong: not an archive, truncated, too large, a key missing, a
@@ -114,10 +116,10 @@ def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB) -> Case:
             name=path.name.removesuffix(".npz"),
             image=image,
             spacing_mm=(k_mm, j_mm, i_mm),
-            truth=archive.labels("gts") if "gts" in archive else None,
+            truth=archive.labels("gts") if labels and "gts" in archive else None,
             boxes=None if boxes is None else tuple(_read_box(entry) for entry in boxes),
             clicks=None if clicks is None else _read_clicks(clicks, archive.nested("clicks_order")),
-            prev_pred=archive.labels("prev_pred") if "prev_pred" in archive else None,
+            prev_pred=archive.labels("prev_pred") if labels and "prev_pred" in archive else None,
         )
 
 

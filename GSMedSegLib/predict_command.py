@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
     """Segments cases, telling of each; returns those that failed."""
     from tqdm import tqdm
 
-    from GSMedSegLib.batch import predict_cases
+    from GSMedSegLib.batch import SUFFIX, predict_cases
 
     if not cases:
         return []
@@ -100,13 +100,15 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
                 )
             else:
                 failed.append(outcome)
-                bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}", file=sys.stderr)
+                older = options.output / f"{outcome.name}{SUFFIX}"
+                note = f"; {older} is of an earlier run" if older.exists() else ""
+                bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}{note}", file=sys.stderr)
             for number in outcome.empty:
-                why = (
-                    "has no foreground click and stays empty"
-                    if number in outcome.unclicked
-                    else "came out empty"
-                )
+                why = "came out empty"
+                if number in outcome.unclicked:
+                    why = "has no foreground click and stays empty"
+                    if options.strategy == "reference":
+                        why += " (a box alone is enough with --strategy adaptive)"
                 bar.write(f"gsmedseg: warning: {outcome.name}: class {number} {why}", file=sys.stderr)
             for warning in outcome.warnings:
                 bar.write(f"gsmedseg: warning: {outcome.name}: {warning}", file=sys.stderr)

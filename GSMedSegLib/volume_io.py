@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from GSMedSegLib.atomic import atomic_path, check_target
-from GSMedSegLib.dicom_series import check_even_slices, choose_series, has_one_scale
+from GSMedSegLib.dicom_series import check_even_frames, check_even_slices, choose_series, has_one_scale
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
@@ -270,6 +270,8 @@ def _read_file(path: Path, folder: Path | None = None) -> sitk.Image:
             raise ValueError(
                 f"{path}: the image is damaged or incomplete; copy or export it again"
             ) from error
+        if reader.GetImageIO() == "GDCMImageIO":
+            check_even_frames(path, image)
     return image
 
 

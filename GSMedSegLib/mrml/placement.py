@@ -135,6 +135,7 @@ class Placement:
         display.SetSaveWithScene(False)
         display.SetSelectedColor(*COLORS[role])
         display.SetColor(*COLORS[role])
+        display.SetActiveColor(*COLORS[role])  # under the mouse; by default green, which is foreground
         display.SetPointLabelsVisibility(False)
         display.SetPropertiesLabelVisibility(False)
         if role == "box":

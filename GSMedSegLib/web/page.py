@@ -49,8 +49,14 @@ STATE: dict[str, Any] = {
 }
 """What the page shows, and how it begins."""
 
-OF_THE_PAGE = ("opening", "saving")
-"""What a page says of its own sending and saving is not told to the server: after a reload it is over."""
+OF_THE_PAGE = ("opening", "saving", "renaming", "help")
+"""What a page says of its own sending, saving and typing is not told to the server: it is over after a
+reload, and another window of the user has its own."""
+
+LOST = """<div class="gs-lost"><div>
+<h1>The connection is lost</h1><p>The page goes on by itself when GSMedSeg answers again.</p>
+</div></div>"""
+"""In place of the page while nobody answers it; `gsmedseg.js` brings it back."""
 
 MODES = (
     ("view", "mdi-cursor-default-outline", "", "Move through the slices (V)", "gs-look"),
@@ -74,7 +80,7 @@ KEYS = (
 )
 
 OVERWRITES = (
-    {"value": "nothing", "title": "Other segments stay as they are"},
+    {"value": "nothing", "title": "Other segments stay"},
     {"value": "others", "title": "Other segments give way"},
     {"value": "overlap", "title": "Segments may overlap"},
 )
@@ -106,6 +112,7 @@ def build_page(server: Any, actions: Actions) -> VAppLayout:
         server: of the page.
         actions: are called by it.
     """
+    server.state.trame__template_error = LOST
     with VAppLayout(server, theme="dark") as layout:
         client.Style("html, body { background: #0f1215; }")
         _bar(actions)
@@ -128,7 +135,7 @@ def _bar(actions: Actions) -> None:
     with v.VAppBar(density="compact", flat=True, height=48, classes="gs-bar", color="surface"):
         html.Div("GSMedSeg", classes="gs-brand")
         with html.Div("{{ image }}", classes="gs-image", v_show="image"):
-            v.VTooltip("{{ image_info }}", activator="parent", location="bottom")
+            v.VTooltip("{{ image }}: {{ image_info }}", activator="parent", location="bottom")
         html.Div(classes="gs-separator", v_show="image")
         with v.VBtnToggle(
             model_value=("mode",), mandatory=True, density="compact", classes="gs-modes", v_show="image"
@@ -354,7 +361,7 @@ def _segments(actions: Actions) -> None:
                 blur="trigger('on_segment', ['name', s.id, $event.target.value]); renaming = ''",
             )
             with html.Div(v_else=True, dblclick="renaming = s.id"):
-                html.B("{{ s.name }}")
+                html.B("{{ s.name }}", title=("s.name",))
                 clicks = "s.clicks ? ' · ' + s.clicks + (s.clicks > 1 ? ' clicks' : ' click') : ''"
                 html.Small("{{ s.volume }}{{ " + clicks + " }}")
         _row_button(
@@ -458,10 +465,6 @@ def _messages() -> None:
         html.Span("{{ error }}")
         with v.Template(v_slot_actions=True):
             v.VBtn("Close", variant="text", click="failed = false")
-    with v.VOverlay(
-        model_value=("!!trame__disconnected",), persistent=True, classes="align-center justify-center"
-    ):
-        html.Div("The connection is lost; the page goes on when GSMedSeg runs again.")
 
 
 def _help() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from aiohttp import StreamReader, web
 
@@ -138,7 +139,7 @@ class Transfers:
                 headers={
                     "Content-Type": "application/octet-stream",
                     "Content-Length": str(file.stat().st_size),
-                    "X-Name": file.name.encode("ascii", "replace").decode().replace("?", "_"),
+                    "X-Name": quote(file.name),  # of a header only ASCII arrives
                     "Cache-Control": "no-store",
                 }
             )

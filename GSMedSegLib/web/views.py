@@ -12,11 +12,12 @@ import vtk
 from numpy.typing import ArrayLike
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
-from trame_slicer.rca_view import register_rca_factories
+from trame_slicer.rca_view import RemoteSliceViewFactory, RemoteThreeDViewFactory
 from trame_slicer.views import ViewLayoutDefinition, ViewType
 from trame_slicer.views.abstract_view import ViewProps
 
 from GSMedSegLib.web.labels import labelled
+from GSMedSegLib.web.sizes import SharedSize
 
 SLICES = {"Axial": "#E8695F", "Coronal": "#69B578", "Sagittal": "#E3C567"}
 """Slice views, and the colours that Slicer's users know them by."""
@@ -58,16 +59,16 @@ class Views:
             self._state.change(f"{name}_offset")(self._mover(name))
 
     def _create(self, app: Any, server: Any) -> dict[str, Any]:
-        register_rca_factories(
-            app.view_manager,
-            server,
-            slice_view_ui_f=self._slice_ui,
-            three_d_view_ui_f=self._surface_ui,
-            rca_encoder="jpeg",
-            target_fps=FRAMES_PER_S,
-            blur_fps=FRAMES_PER_S,
-            interactive_quality=JPEG_QUALITY,
-        )
+        more = {
+            "rca_encoder": "jpeg",
+            "target_fps": FRAMES_PER_S,
+            "blur_fps": FRAMES_PER_S,
+            "interactive_quality": JPEG_QUALITY,
+        }
+        slices = RemoteSliceViewFactory(server, populate_view_ui_f=self._slice_ui, **more)
+        surface = RemoteThreeDViewFactory(server, populate_view_ui_f=self._surface_ui, **more)
+        for factory in (slices, surface):
+            app.view_manager.register_factory(factory)
         for name, color in SLICES.items():
             self._state[f"{name}_slice"] = {"value": 0.0, "min": 0.0, "max": 1.0, "step": 1.0}
             self._state[f"{name}_offset"] = 0.0
@@ -78,8 +79,10 @@ class Views:
         )
         app.view_manager.set_current_view_ids(list(NAMES))
         views = {name: app.view_manager.get_view(name) for name in NAMES}
-        for view in views.values():
+        for name, view in views.items():
             view.render_window().SetMultiSamples(SAMPLES)
+            adapter = (slices if name in SLICES else surface).get_factory_view(name).view_adapter
+            SharedSize(adapter, _scaler(view.get_view_node()))
         return views
 
     def show(self, volume: Any) -> None:
@@ -147,12 +150,32 @@ class Views:
     def _moved(self, name: str) -> None:
         """The slice of a view is another one: the slider follows."""
         view = self._views[name]
-        low, high = view.get_slice_range()
-        step = view.get_slice_step()
+        low, high, step = self._slices_mm(name)
         self._quiet = True
         self._state[f"{name}_slice"] = {"min": low, "max": high, "step": step}
         self._state[f"{name}_offset"] = view.get_slice_value()
         self._quiet = False
+
+    def _slices_mm(self, name: str) -> tuple[float, float, float]:
+        """First and last slice of a view, and from one to the next.
+
+        Those that Slicer gives lead out of an image with one slice or two.
+        """
+        view = self._views[name]
+        step = view.get_slice_step()
+        volume = self._scene.GetNodeByID(view.get_background_volume_id() or "")
+        if volume is None:
+            return 0.0, 0.0, step
+        to_view = vtk.vtkMatrix4x4()
+        to_view.DeepCopy(view.get_view_node().GetSliceToRAS())
+        for row in range(3):
+            to_view.SetElement(row, 3, 0.0)
+        to_view.Invert()
+        bounds = [0.0] * 6
+        volume.GetSliceBounds(bounds, to_view)
+        low, high = bounds[4:]
+        first = low + step / 2
+        return first, first + (round((high - low) / step) - 1) * step, step
 
     def _mover(self, name: str) -> Callable[..., None]:
         def move(**state: Any) -> None:
@@ -170,7 +193,7 @@ class Views:
             min=(f"{name}_slice.min",),
             max=(f"{name}_slice.max",),
             step=(f"{name}_slice.step",),
-            v_show="image",
+            v_show=f"image && {name}_slice.min < {name}_slice.max",
             classes="gs-slice",
             hide_details=True,
             density="compact",
@@ -214,6 +237,12 @@ class Views:
 
     def _maximiser(self, name: str) -> Callable[[], None]:
         return lambda: self._maximise(name)
+
+
+def _scaler(node: Any) -> Callable[[float], None]:
+    """Has clicks and boxes in a view be as large on a sharp screen as on others."""
+    usual = node.GetScreenScaleFactor()
+    return lambda ratio: node.SetScreenScaleFactor(usual * ratio)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def test_appears_when_complete_and_not_before(tmp_path: Path) -> None:
     target = tmp_path / "CASE.1.nii.gz"
     with atomic_path(target) as temporary:
         assert temporary.parent == tmp_path
-        assert temporary.name.endswith(target.name)
+        assert temporary.name.endswith("-CASE_1.nii.gz")
         temporary.write_bytes(b"new")
         assert not target.exists()
     assert target.read_bytes() == b"new"

@@ -72,6 +72,27 @@ def test_short_commands_load_nothing_heavy(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_a_broken_package_is_no_traceback(tmp_path: Path) -> None:
+    """As a NumPy whose compiled part is missing."""
+    (tmp_path / "numpy.py").write_text("raise ImportError('no module numpy.core')\n", encoding="utf-8")
+    code = "import sys; from GSMedSegLib.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["segment", "x.nii.gz", "-o", "y.nii.gz", "--fg", "1,2,3"]
+    paths = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "gsmedseg: error: a package is missing or broken (no module numpy.core); "
+        "gsmedseg doctor says what to do"
+    ]
+
+
 def test_control_c_while_commands_are_loaded() -> None:
     code = """if True:
         import sys

@@ -112,6 +112,15 @@ def test_a_time_limit_is_a_time(limit: str, cases: Path, fail: Callable[..., str
     )
 
 
+def test_labels_that_are_not_needed_cannot_be_wrong(
+    cases: Path, array: NDArray[np.int16], run: Callable[..., str], tmp_path: Path
+) -> None:
+    """The truth, and the labels of the round before."""
+    save_case(cases / "CT_b.npz", array, gts=np.full(SHAPE, 0.5), prev_pred=np.zeros((2, 2, 2), np.uint8))
+    run("predict", cases, tmp_path / "out", *COMMON)
+    np.testing.assert_array_equal(segs(tmp_path / "out" / "CT_b.npz"), segs(tmp_path / "out" / "CT_a.npz"))
+
+
 def test_nifti_beside_the_result(cases: Path, run: Callable[..., str], tmp_path: Path) -> None:
     """Array axis n is NIfTI axis n, with spacing n."""
     out = tmp_path / "out"
@@ -139,8 +148,9 @@ def test_a_class_without_clicks_stays_empty(
     assert not segs(out / "CT_b.npz").any()
     assert captured.out == "CT_a: 3 classes\nCT_b: 1 class\n"
     assert captured.err.splitlines() == [
-        "gsmedseg: warning: CT_a: class 1 has no foreground click and stays empty",
-        "gsmedseg: warning: CT_b: class 1 has no foreground click and stays empty",
+        f"gsmedseg: warning: {name}: class 1 has no foreground click and stays empty "
+        "(a box alone is enough with --strategy adaptive)"
+        for name in ("CT_a", "CT_b")
     ]
 
 
@@ -155,7 +165,7 @@ def test_bad_cases_are_named_and_the_others_go_on(
         "c_spacing": ({"spacing": None}, "the key 'spacing' is missing"),
         "d_dtype": ({"imgs": image.astype(np.float32)}, "imgs must be 3D (K, J, I) uint8"),
         "e_nan": ({"imgs": np.full(SHAPE, np.nan)}, "imgs must be 3D (K, J, I) uint8"),
-        "f_2d": ({"imgs": image[0]}, "imgs must be 3D (K, J, I) uint8, got shape (24, 28)"),
+        "f_2d": ({"imgs": image[0]}, "must be 3D (K, J, I) uint8, got shape (24, 28) uint8; give one volume"),
         "g_4d": ({"imgs": image[None]}, "imgs must be 3D (K, J, I) uint8, got shape (1, 20, 24, 28)"),
         "h_constant": ({"imgs": np.full(SHAPE, 9, np.uint8)}, "the image is constant (every voxel is 9)"),
         "i_outside": ({"clicks": objects({"fg": [[20, 0, 0]], "bg": []})}, "is outside the image"),
@@ -172,10 +182,14 @@ def test_bad_cases_are_named_and_the_others_go_on(
     (cases / "notes.txt").touch()
 
     out = tmp_path / "out" / "deep"
+    out.mkdir(parents=True)
+    (out / "b_key.npz").touch()
     assert main(["predict", str(cases), str(out), "--weights", str(weights), *COMMON]) == 2
     captured = capsys.readouterr()
     assert captured.out == "CT_a: 2 classes\nz_good: 2 classes\n"
-    assert sorted(path.name for path in out.iterdir()) == ["CT_a.npz", "z_good.npz"]
+    assert sorted(path.name for path in out.iterdir()) == ["CT_a.npz", "b_key.npz", "z_good.npz"]
+    assert f"; {out / 'b_key.npz'} is of an earlier run" in captured.err
+    assert captured.err.count("is of an earlier run") == 1
     assert not witness.exists()
     *lines, last = captured.err.splitlines()
     failed = [*bad, "m_empty", "n_truncated"]
@@ -210,7 +224,7 @@ def test_folders_that_cannot_be_predicted(cases: Path, fail: Callable[..., str],
     (tmp_path / "empty").mkdir()
     assert "there is no .npz case in this folder" in fail("predict", tmp_path / "empty", tmp_path / "out")
     assert "out: File exists; choose another name" in fail("predict", cases, make_file(tmp_path / "out"))
-    assert "Not a directory" in fail("predict", tmp_path / "out", tmp_path / "other")
+    assert "Not a directory; a folder is needed here" in fail("predict", tmp_path / "out", tmp_path / "other")
     assert find_cases(cases) == [cases / "CT_a.npz"]
 
 

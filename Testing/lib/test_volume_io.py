@@ -585,8 +585,85 @@ def test_a_truncated_dicom_slice_is_noticed(dicom_dir: Path, tmp_path: Path) -> 
     for path in (dicom_dir / "ibsi_STS_012_PET").glob("*.dcm"):
         content = path.read_bytes()
         (tmp_path / path.name).write_bytes(content[:-900] if path.name == "000010.dcm" else content)
-    with pytest.raises(ValueError, match=r"series|slices"):
+    with pytest.raises(ValueError, match=r"000010\.dcm: this slice is damaged or empty"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("k", [0, 5, 9])
+@pytest.mark.parametrize("kept", [0, 400])
+def test_a_slice_that_cannot_be_read_is_named(slices: list[Path], k: int, kept: int) -> None:
+    """Empty, or cut off in its header: passed over, the stack would lose its end without a word."""
+    slices[k].write_bytes(slices[k].read_bytes()[:kept])
+    other = slices[1].read_bytes()[:400].replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.1.1.9")
+    (slices[0].parent / "a report.dcm").write_bytes(other)
+    (slices[0].parent / "notes.txt").touch()
+    with pytest.raises(ValueError, match=rf"{k:03}\.dcm: this slice is damaged or empty; copy it again"):
+        read_volume(slices[0].parent)
+    slices[k].unlink()
+    if k != 5:
+        assert len(read_volume(slices[0].parent).array) == 9
+
+
+def enhanced(slices: list[Path], file: Path, at_mm: list[float]) -> Path:
+    """The slices as the frames of one file, at these places along k; each as thick as they are apart."""
+    first = pydicom.dcmread(slices[0])
+    made = pydicom.Dataset()
+    made.file_meta = first.file_meta
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    made.SOPInstanceUID, made.Modality = first.SOPInstanceUID, "CT"
+    made.StudyInstanceUID, made.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
+    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+        setattr(made, name, getattr(first, name))
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.NumberOfFrames = len(slices)
+    measures, turned, shared = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.8, 0.5], 2.4
+    turned.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turned]
+    made.SharedFunctionalGroupsSequence, frames = [shared], []
+    for n, mm in enumerate(at_mm):
+        frame, position, content = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = [f"{x:.6f}" for x in ORIGIN_LPS_MM + DIRECTION[:, 2] * mm]
+        content.StackID, content.InStackPositionNumber = "1", n + 1
+        frame.PlanePositionSequence, frame.FrameContentSequence = [position], [content]
+        frames.append(frame)
+    made.PerFrameFunctionalGroupsSequence = frames
+    made.PixelData = b"".join(pydicom.dcmread(file).PixelData for file in slices)
+    made.save_as(file, enforce_file_format=True)
+    return file
+
+
+def test_frames_of_one_file_lie_where_it_says(slices: list[Path], tmp_path: Path) -> None:
+    """As the slices do; unevenly apart or out of order they are refused."""
+    even = [2.4 * k for k in range(10)]
+    volume = read_volume(enhanced(slices, tmp_path / "even.dcm", even))
+    series = read_volume(slices[0].parent)
+    np.testing.assert_array_equal(volume.array, series.array)
+    np.testing.assert_allclose(volume.ijk_to_ras, series.ijk_to_ras, atol=1e-4)
+    for odd, first in ((even[:6] + [mm + 10 for mm in even[6:]], 2), ([*even[1:], 0.0], 2)):
+        file = enhanced(slices, tmp_path / "odd.dcm", odd)
+        with pytest.raises(
+            ValueError, match=rf"missing, uneven or out of order \(frame {first} is the first"
+        ):
+            read_volume(file)
+
+
+def test_frames_that_nobody_can_check_are_refused(
+    slices: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = enhanced(slices, tmp_path / "odd.dcm", [0.0, *(2.4 * k + 5 for k in range(1, 10))])
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ValueError, match="cannot be seen without pydicom"):
+        read_volume(file)
+
+
+@pytest.mark.parametrize("name", ["a.nii.nii.gz", "a.nii.gz.nii.gz", "a.hdr.nii.gz", "a.nii.nii", "a.b.mha"])
+def test_an_ending_twice_is_a_name_like_any_other(tmp_path: Path, name: str) -> None:
+    """The NIfTI writer takes what lies before .nii.gz for an ending of its own."""
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_labelmap(tmp_path / name, labels, np.eye(4))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(read_labelmap(tmp_path / name).array, labels)
 
 
 def test_slices_have_a_scale_each(slices: list[Path]) -> None:

@@ -765,6 +765,17 @@ def test_the_star_is_not_shown_with_another_segment(desktop: Any, widget: Any, c
         widget.panel.ui.hintCheckBox.checked = False
 
 
+def test_a_click_under_the_mouse_keeps_its_colour(desktop: Any, widget: Any, case: Any):
+    """By default Slicer shows it in green, which is foreground's."""
+    from GSMedSegLib.mrml.placement import COLORS
+
+    _, inside = case
+    click(desktop, widget, inside)
+    for role in ("foreground", "background"):
+        display = widget.panel._placement._node(role).GetDisplayNode()
+        assert display.GetActiveColor() == display.GetSelectedColor() == COLORS[role]
+
+
 def test_an_image_in_colours_is_not_chosen_by_itself(desktop: Any, widget: Any):
     """A photograph or a screenshot that was loaded first: it has three values a voxel."""
     from GSMedSegUI.sample import add_sample_volume

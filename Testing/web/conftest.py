@@ -147,13 +147,21 @@ class Page:
         url: of the page, its token included.
         size: of the window, pixels.
         touch: whether it is used with fingers.
+        sharpness: pixels of the screen per pixel of the page, along a side.
     """
 
     def __init__(
-        self, browser: Any, url: str, size: tuple[int, int] = (1280, 720), touch: bool = False
+        self,
+        browser: Any,
+        url: str,
+        size: tuple[int, int] = (1280, 720),
+        touch: bool = False,
+        sharpness: float = 1.0,
     ) -> None:
         self.problems: list[str] = []
-        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]}, has_touch=touch)
+        self.page = browser.new_page(
+            viewport={"width": size[0], "height": size[1]}, has_touch=touch, device_scale_factor=sharpness
+        )
         self.page.set_default_timeout(ANSWER_MS)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self._base = url.split("?")[0]

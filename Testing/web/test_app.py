@@ -131,6 +131,26 @@ def test_the_image_asked_for_last_is_shown(app: WebApp):
     assert not app._state.failed
 
 
+@pytest.mark.parametrize("thin", [0, 1, 2])
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_the_slider_stays_in_the_image(app: WebApp, thin: int, slices: int):
+    """Also with a single slice, where there is nothing to move through; obliquely, and along every axis."""
+    shape = [10, 10, 10]
+    shape[thin] = slices
+
+    def read() -> Opened:
+        array = np.arange(100 * slices, dtype=np.int16).reshape(shape)
+        return Opened(Volume(array, OBLIQUE, "thin"))
+
+    assert asyncio.run(app._open(read, "the image"))
+    counts = []
+    for view in ("Axial", "Coronal", "Sagittal"):
+        slider, offset = app._state[f"{view}_slice"], app._state[f"{view}_offset"]
+        assert slider["min"] - 1e-6 < offset < slider["max"] + 1e-6
+        counts.append(round((slider["max"] - slider["min"]) / slider["step"]) + 1)
+    assert sorted(counts) == sorted(shape)
+
+
 @pytest.mark.parametrize(
     ("size_ml", "text"),
     [(0.0, "empty"), (0.0125, "12.5 mm³"), (0.1, "0.1 ml"), (31.44, "31.4 ml"), (1534.2, "1534 ml")],

@@ -491,6 +491,134 @@ def test_a_tablet_shows_all_of_it_and_takes_touches(browser: Any, server: WebSer
     page.close()
 
 
+def test_a_click_lands_where_it_is_shown_in_each_of_two_windows(
+    opened: Page, browser: Any, server: WebServer
+):
+    """Of other sizes and sharpness: they share the views, which have one size at a time."""
+    other = Page(browser, server.url, (1024, 768), sharpness=2)
+    other.until("s.image === 'phantom'")
+    other.page.wait_for_timeout(500)  # its size is told
+    image_mm = 60.0  # to the left and to the back, so the smaller side of a view has as much
+    expected_i = []
+    for count, page in enumerate((opened, other, opened), 1):
+        box = page.page.locator("#view-Axial").bounding_box()
+        right = 0.5 + 0.02 * count
+        page.click("Axial", right=right)
+        page.until(f"s.segments[0]?.clicks === {count}")
+        expected_i.append(29.5 + (right - 0.5) * box["width"] * image_mm / min(box["width"], box["height"]))
+    clicks = np.array([click[:3] for click in opened.clicks()], float)
+    assert np.abs(clicks[:, 2] - expected_i).max() <= 1
+    assert np.abs(clicks[:, :2] - CENTRE_KJI[:2]).max() <= 1
+    opened.page.keyboard.press("Escape")
+    other.close()
+
+
+def test_a_click_is_shown_as_large_on_a_sharp_screen(browser: Any, server: WebServer, opened: Page):
+    opened.mode("background")  # red, but under the mouse
+    opened.click("Axial")
+    opened.answered(1)
+    opened.page.mouse.move(20, 200)
+    share = []
+    for sharpness in (1, 2):
+        page = Page(browser, server.url, sharpness=sharpness)
+        page.until("s.image === 'phantom'")
+        page.page.wait_for_timeout(2000)  # it takes its size and draws
+        picture = page.settled_picture("Coronal").astype(int)  # whose slider is not red
+        share.append((picture[..., 0] - picture[..., 1:].max(2) > 60).mean())
+        page.close()
+    assert share[0] > 0
+    assert 0.7 < share[1] / share[0] < 1.4
+
+
+def test_a_name_is_typed_in_one_window_and_shown_in_another(opened: Page, browser: Any, server: WebServer):
+    opened.page.keyboard.press("n")
+    opened.until("s.segments.length === 1")
+    other = Page(browser, server.url)
+    other.until("s.segments.length === 1")
+    opened.page.dblclick(".gs-segment .gs-name b")
+    opened.page.fill(".gs-name input", "Liver")
+    opened.page.wait_for_timeout(300)  # would the other one begin to type, too, it has by now
+    assert other.page.locator(".gs-name input").count() == 0
+    opened.page.keyboard.press("Enter")
+    other.until("s.segments[0].name === 'Liver'")
+    opened.page.click("#help")
+    opened.page.wait_for_selector("text=show where a next click would help")
+    opened.page.wait_for_timeout(300)
+    assert not other.state("help")
+    opened.page.keyboard.press("Escape")
+    other.close()
+
+
+def test_names_of_all_kinds_are_shown_as_they_are_and_saved(page: Page, image_file: Path, tmp_path: Path):
+    name = "<b onclick=x>Müller 左腎 {{1+1}} & " + 30 * "long "
+    file = tmp_path / f"{name}.nii.gz"
+    file.write_bytes(image_file.read_bytes())
+    page.upload(file)
+    page.until(f"s.image?.startsWith({name[:20]!r}) && !s.opening")
+    page.start_over()
+    page.page.keyboard.press("n")
+    page.until("s.segments.length === 1")
+    page.page.dblclick(".gs-segment .gs-name b")
+    page.page.fill(".gs-name input", name)
+    page.page.keyboard.press("Enter")
+    page.until("s.segments[0].name.startsWith('<b') && !s.renaming")
+    shown = page.page.locator(".gs-segment .gs-name b")
+    assert shown.inner_text().startswith("<b onclick=x>Müller 左腎 {{1+1}} & long")
+    assert shown.get_attribute("title") == name.strip(), "what does not fit is told where the mouse rests"
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 1280
+    page.page.click("#save")
+    with page.page.expect_download() as download:
+        page.page.click("[id='save-json']")
+    assert download.value.suggested_filename.startswith("_b onclick=x_Müller 左腎 {{1+1}} & long")
+    assert download.value.suggested_filename.endswith(".json")
+    page.start_over()
+
+
+def test_a_lost_connection_is_told_and_the_page_comes_back(opened: Page):
+    """The server is away, then one with another token is there, then the one before."""
+    opened.page.keyboard.press("n")
+    opened.until("s.segments.length === 1")
+    opened.page.add_init_script(
+        "const Plain = WebSocket; window.WebSocket = class extends Plain {"
+        " constructor(...more) { super(...more); window.socket = this; } };"
+    )
+    opened.page.reload()
+    opened.page.wait_for_selector("#view-Axial")
+    opened.page.route("**/index.html*", lambda route: route.abort())
+    opened.page.evaluate("window.socket.close()")
+    opened.page.wait_for_selector("text=The page goes on by itself when GSMedSeg answers again")
+    opened.page.keyboard.press("f")  # nobody hears it
+    opened.page.unroute("**/index.html*")
+    opened.page.route("**/index.html*", lambda route: route.fulfill(status=403, body="refused"))
+    opened.page.wait_for_selector("text=open the address that it printed")
+    opened.page.unroute("**/index.html*")
+    opened.page.wait_for_selector("#view-Axial")
+    opened.until("s.image === 'phantom' && s.segments.length === 1")
+    opened.problems.clear()  # what was under way when the connection broke
+
+
+def test_the_view_that_has_the_focus_is_seen(opened: Page):
+    opened.page.locator("#view-Axial .remote-controlled-area").focus()
+    opened.page.keyboard.press("Shift+Tab")
+    opened.page.keyboard.press("Tab")
+    frame = "getComputedStyle(document.querySelector('#view-{}'), '::after').borderTopWidth"
+    assert opened.page.evaluate(frame.format("Axial")) == "2px"
+    assert opened.page.evaluate(frame.format("Coronal")) == "0px"
+
+
+def test_no_choice_is_cut_off(opened: Page):
+    opened.page.locator(".gs-panel .v-select").click()
+    for title in opened.page.locator(".v-overlay--active .v-list-item-title").all_inner_texts():
+        opened.page.locator(f".v-overlay--active .v-list-item:has-text('{title}')").click()
+        opened.page.wait_for_timeout(300)
+        shown = opened.page.locator(".gs-panel .v-select__selection-text")
+        assert shown.inner_text() == title
+        assert shown.evaluate("text => text.scrollWidth <= text.clientWidth"), title
+        opened.page.locator(".gs-panel .v-select").click()
+    opened.page.locator(".v-overlay--active .v-list-item").first.click()
+    opened.until("s.overwrite === 'nothing'")
+
+
 def test_nobody_enters_without_the_token(server: WebServer):
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen

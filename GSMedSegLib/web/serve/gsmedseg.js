@@ -16,7 +16,7 @@
     return window.trame.trigger(name, args);
   }
 
-  // Without a connection nobody hears it: then the page says that the connection is lost.
+  // Without a connection nobody hears it: then the page says that the connection is lost, and comes back by itself.
   function tell(name, ...args) {
     trigger(name, ...args).catch(() => {});
   }
@@ -39,8 +39,31 @@
     if (!action || event.altKey) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    if (!event.repeat || action === "undo" || action === "redo") trigger("act", action);
+    if (!event.repeat || action === "undo" || action === "redo") tell("act", action);
   }, true);
+
+  // The connection
+
+  const AGAIN_MS = 1000;
+  let lost = false;
+
+  async function comeBack() {
+    if (lost) return;
+    lost = true;
+    for (;;) {
+      await new Promise((go) => setTimeout(go, AGAIN_MS));
+      const answer = await fetch(location.href, { cache: "no-store" }).catch(() => null);
+      if (answer?.ok) return location.reload();
+      if (answer?.status !== 403) continue;
+      const text = document.querySelector(".gs-lost p");
+      if (text) text.textContent = "GSMedSeg was started anew: open the address that it printed.";
+    }
+  }
+
+  window.trame.addConnectListener(() => {
+    window.trame.client.onConnectionClose(comeBack);
+    window.trame.client.onConnectionError(comeBack);
+  });
 
   // Fingers: Slicer's views know the mouse alone, and a click needs a move before it. The first finger is the mouse.
 
@@ -167,7 +190,7 @@
       if (!answer.ok) throw new Error(await answer.text());
       const link = document.createElement("a");
       link.href = URL.createObjectURL(await answer.blob());
-      link.download = answer.headers.get("X-Name");
+      link.download = decodeURIComponent(answer.headers.get("X-Name"));
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     } catch (error) {
