@@ -197,6 +197,10 @@ def _segment(options: argparse.Namespace) -> int:
         if options.ras:
             raise ValueError(f"{lacking}, so there are no millimetres; click by voxels i,j,k, without --ras")
         say(f"warning: {lacking}; programs will show it, and the result, in different places")
+    if not volume.has_voxel_size:
+        say(
+            f"warning: {options.image}: its header gives no voxel size; 1 mm is taken, also for volumes in ml"
+        )
     if options.clicks is None:
         ledger = ClickLedger(volume.shape, volume.ijk_to_ras)
     else:

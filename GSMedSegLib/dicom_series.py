@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,9 @@ _ENHANCED = tuple(
 """Files with a whole volume, whose frames have places: CT, MR and PET."""
 _NUMBER_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
 """Slope, intercept, bits and sign: what a slice's numbers mean."""
+_SIZE_TAGS = ("0028|0030", "0018|1164")
+"""Pixel spacing, in the patient and at the detector."""
+_DIGITS = re.compile(r"\d+")
 _UNEVEN_SLICES = 0.1
 """How far from an even grid a slice may lie, in slice distances; scanners round positions."""
 _SAME_PLACE = 1e-3
@@ -110,16 +113,22 @@ def _check_none_is_left_out(folder: Path, found: Sequence[Series]) -> None:
     At an end of the stack nothing else would tell.
     """
     known = {file for one in found for file in one.files}
-    endings = {file.suffix for file in known}
-    kinds = {_kind(one.files[0]) for one in found}
+    names = {_DIGITS.sub("0", file.name) for file in known}
+    endings = {file.suffix for file in known if not file.suffix[1:].isdecimal()} - {""}
+    kinds = {_kind(one.files[0]) for one in found} - {b""}
     for file in sorted(folder.iterdir()):
         if file in known or not file.is_file() or file.name.startswith("."):
             continue
+        is_named_so = file.suffix in endings or _DIGITS.sub("0", file.name) in names
         try:
-            empty = file.suffix in endings and file.stat().st_size == 0
+            empty = is_named_so and file.stat().st_size == 0
             damaged = _kind(file) in kinds  # reports and contours are of other kinds
-        except OSError:
-            raise ValueError(f"{file}: no permission to read it; ask for access, or move it away") from None
+        except OSError as error:
+            if not is_named_so:
+                continue
+            raise ValueError(
+                f"{file}: {error.strerror}; it may be a slice: see to it, or move it away"
+            ) from None
         if empty or damaged:
             raise ValueError(
                 f"{file}: this slice is damaged or empty; copy it again, or move it away if it is none"
@@ -161,35 +170,57 @@ def is_dicom(path: Path) -> bool:
 
 
 def check_even_frames(path: Path, image: sitk.Image | sitk.ImageFileReader) -> None:
-    """Raises when the frames of an enhanced CT, MR or PET file make no even grid in their order.
+    """Raises when the frames of an enhanced CT, MR or PET file are not where ITK says they are.
 
-    ITK then takes them for 1 mm apart, whatever they are; so does it, rightly, with frames that are.
+    It goes by the first frames, and takes those of no even distance for 1 mm apart.
 
     Args:
         path: of the file.
         image: what ITK makes of it.
 
     Raises:
-        ValueError: they do not, or nobody can tell.
+        ValueError: they are elsewhere, or nobody can tell.
     """
     kind = image.GetMetaData(_KIND).strip(" \0") if image.HasMetaDataKey(_KIND) else ""
-    if kind not in _ENHANCED or image.GetSpacing() != (1.0, 1.0, 1.0):
+    if kind not in _ENHANCED:
         return
     try:
         import pydicom
     except ImportError:
+        if image.GetSpacing() != (1.0, 1.0, 1.0):
+            return
         raise ValueError(
             f"{path}: whether its frames are evenly apart cannot be seen without pydicom; "
             "pip install 'gsmedseg[dicom]', or export single slices"
         ) from None
-    frames = pydicom.dcmread(path, stop_before_pixels=True).get("PerFrameFunctionalGroupsSequence", ())
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    frames = header.get("PerFrameFunctionalGroupsSequence") or (pydicom.Dataset(),)
     for k, frame in enumerate(frames):
-        place_lps = [float(x) for x in frame.PlanePositionSequence[0].ImagePositionPatient]
-        if math.dist(place_lps, image.TransformIndexToPhysicalPoint((0, 0, k))) > _UNEVEN_SLICES:
+        try:
+            place_lps = [float(x) for x in frame.PlanePositionSequence[0].ImagePositionPatient]
+        except (AttributeError, IndexError, TypeError):
             raise ValueError(
-                f"{path}: its frames are missing, uneven or out of order (frame {k + 1} is the first that is "
-                "elsewhere); export single slices, or convert it, for example with dcm2niix"
+                f"{path}: nothing says where frame {k + 1} lies; export single slices, or a volume"
+            ) from None
+        away_mm = math.dist(place_lps, image.TransformIndexToPhysicalPoint((0, 0, k)))
+        if away_mm > _UNEVEN_SLICES * image.GetSpacing()[2]:
+            raise ValueError(
+                f"{path}: its frames are no even stack (frame {k + 1} is the first elsewhere: several "
+                "volumes, missing or uneven frames, or places rounded too far); export single slices, or "
+                "convert it, for example with dcm2niix"
             )
+
+
+def says_voxel_size(has_tag: Callable[[str], bool], image: sitk.Image | sitk.ImageFileReader) -> bool:
+    """Whether a file or series says how large its pixels are; screenshots and many films do not.
+
+    Args:
+        has_tag: whether a tag is in the header.
+        image: what ITK makes of it: a pixel of 1 mm may be made up, unless frames have their own sizes.
+    """
+    if image.GetSpacing()[:2] != (1.0, 1.0) or any(has_tag(tag) for tag in _SIZE_TAGS):
+        return True
+    return image.HasMetaDataKey(_KIND) and image.GetMetaData(_KIND).strip(" \0") in _ENHANCED
 
 
 def has_one_scale(reader: sitk.ImageSeriesReader, slices: int) -> bool:

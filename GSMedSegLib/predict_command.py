@@ -83,6 +83,7 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
     if not cases:
         return []
     segmenter = _segmenter(options)
+    older = _results(options.output)
     failed = []
     with tqdm(total=len(cases), unit="case", file=sys.stderr, disable=True if quiet else None) as bar:
         outcomes = predict_cases(
@@ -100,8 +101,9 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
                 )
             else:
                 failed.append(outcome)
-                older = options.output / f"{outcome.name}{SUFFIX}"
-                note = f"; {older} is of an earlier run" if older.exists() else ""
+                there = options.output / f"{outcome.name}{SUFFIX}"
+                is_old = there in older and _results(options.output).get(there) == older[there]
+                note = f"; {there} is of an earlier run" if is_old else ""
                 bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}{note}", file=sys.stderr)
             for number in outcome.empty:
                 why = "came out empty"
@@ -114,6 +116,13 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
                 bar.write(f"gsmedseg: warning: {outcome.name}: {warning}", file=sys.stderr)
             bar.update()
     return failed
+
+
+def _results(folder: Path) -> dict[Path, int]:
+    """The results in a folder, and when they were written, ns."""
+    from GSMedSegLib.batch import SUFFIX
+
+    return {file: file.stat().st_mtime_ns for file in folder.glob(f"*{SUFFIX}")}
 
 
 def _segmenter(options: argparse.Namespace) -> CaseSegmenter | PacedSegmenter:

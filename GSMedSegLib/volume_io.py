@@ -20,7 +20,13 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from GSMedSegLib.atomic import atomic_path, check_target
-from GSMedSegLib.dicom_series import check_even_frames, check_even_slices, choose_series, has_one_scale
+from GSMedSegLib.dicom_series import (
+    check_even_frames,
+    check_even_slices,
+    choose_series,
+    has_one_scale,
+    says_voxel_size,
+)
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
@@ -37,6 +43,14 @@ from GSMedSegLib.text_files import path_text
 READ_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
+_SIZE_FIELDS = {
+    "NrrdImageIO": (b"spacings:", b"space directions:"),
+    "MetaImageIO": (b"elementspacing", b"elementsize"),
+}
+"""Of a header in words, those that say how large a voxel is."""
+_WORDS_BYTES = 1 << 16
+"""A header in words is no longer."""
+
 _HUE_STEP = 0.618
 """Of the colour circle, from one object to the next: the golden ratio keeps them apart, however many."""
 
@@ -50,6 +64,7 @@ class Volume:
         ijk_to_ras: (4, 4) float64, mm.
         name: file or folder name without suffixes.
         has_position: whether the file says where the image lies; if not, `ijk_to_ras` is made up.
+        has_voxel_size: whether it says how large a voxel is; if not, 1 mm is made up.
 
     Raises:
         ValueError: not 3D, no voxels, or a matrix that is no voxel grid.
@@ -59,6 +74,7 @@ class Volume:
     ijk_to_ras: FloatArray
     name: str
     has_position: bool = True
+    has_voxel_size: bool = True
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or self.array.size == 0:
@@ -99,16 +115,16 @@ def read_volume(path: str | os.PathLike[str], series: str | None = None) -> Volu
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if path.is_dir():
-        image = _read_series(path, series)
+        image, has_size = _read_series(path, series)
     elif series is not None:
         raise ValueError(f"{path} is a file; a series is chosen in a folder of DICOM files")
     else:
-        image = _read_file(path)
+        image, has_size = _read_file(path)
     array = sitk.GetArrayFromImage(image)
     # The extremes are NaN where any voxel is: no mask of the size of the image is needed.
     if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise ValueError(f"{path}: the image has NaN or infinite voxels; replace them")
-    return Volume(array, _ijk_to_ras(image), _name(path), has_position(image))
+    return Volume(array, _ijk_to_ras(image), _name(path), has_position(image), has_size)
 
 
 def read_labelmap(path: str | os.PathLike[str]) -> Volume:
@@ -202,6 +218,8 @@ def check_volume_target(path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"{path}: volumes are written as {', '.join(WRITE_SUFFIXES)}; choose one of these endings"
         )
+    if Path(path).name in WRITE_SUFFIXES:
+        raise ValueError(f"{path}: this is an ending without a name before it; give a name")
     check_target(path)
 
 
@@ -247,8 +265,12 @@ def _segment_fields(names: Sequence[str], shape: tuple[int, ...]) -> dict[str, s
     return fields
 
 
-def _read_file(path: Path, folder: Path | None = None) -> sitk.Image:
-    """A volume from one file, which may be all that there is of a series in a folder."""
+def _read_file(path: Path, folder: Path | None = None) -> tuple[sitk.Image, bool]:
+    """A volume from one file, which may be all that there is of a series in a folder.
+
+    Returns:
+        the image, and whether the file says how large a voxel is.
+    """
     with no_itk_warnings():
         reader = _read_header(path)
         if reader.GetDimension() != 3:
@@ -272,10 +294,22 @@ def _read_file(path: Path, folder: Path | None = None) -> sitk.Image:
             ) from error
         if reader.GetImageIO() == "GDCMImageIO":
             check_even_frames(path, image)
-    return image
+    return image, _has_voxel_size(reader, path)
 
 
-def _read_series(folder: Path, series: str | None) -> sitk.Image:
+def _has_voxel_size(reader: sitk.ImageFileReader, path: Path) -> bool:
+    """Whether a file says how large a voxel is; where it does not, SimpleITK says 1 mm."""
+    if reader.GetImageIO() == "GDCMImageIO":
+        return says_voxel_size(reader.HasMetaDataKey, reader)
+    words = _SIZE_FIELDS.get(reader.GetImageIO())
+    if words is None or reader.GetSpacing() != (1.0, 1.0, 1.0):
+        return True
+    with path.open("rb") as file:
+        header = file.read(_WORDS_BYTES).lower()
+    return any(word in header for word in words)
+
+
+def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, bool]:
     reader = sitk.ImageSeriesReader()
     with no_itk_warnings():
         files = choose_series(folder, series).files
@@ -294,7 +328,7 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
                 f"{folder}: the series is not one volume (a damaged slice, or slices of several sizes)"
             ) from error
     check_even_slices(reader, image, files, folder)
-    return image
+    return image, says_voxel_size(lambda tag: reader.HasMetaDataKey(0, tag), image)
 
 
 def _read_header(path: Path) -> sitk.ImageFileReader:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,8 +16,9 @@ from tqdm import tqdm
 from GSMedSegLib.atomic import atomic_path
 from GSMedSegLib.case_source import SMALLEST_OBJECT, CaseSource, Reading, find_sources
 from GSMedSegLib.sharding import Ranks
-from Training.checkpoints import seen_by
-from Training.config import Config, Source
+from Training.checkpoints import seen_before
+from Training.config import Config, Source, Validation
+from Training.seen import Trace, patient_of, seen_among, trace_of
 from Training.volumes import MIN_VOXELS, LabelledVolume
 
 
@@ -101,29 +101,6 @@ def _read_findings(known: Path) -> list[Finding]:
         return []  # only a record of work that can be done again
 
 
-def patient_of(source: CaseSource, pattern: str = "") -> str:
-    """Whose case it is.
-
-    Args:
-        source: the case.
-        pattern: a regular expression that finds the patient in the case's name: its first group, or all.
-
-    Raises:
-        ValueError: the pattern is none, or not found in the name.
-    """
-    if not pattern:
-        return source.patient
-    try:
-        found = re.search(pattern, source.name)
-    except re.error as error:
-        raise ValueError(f"the pattern {pattern!r} for the patient is not one: {error}") from error
-    if found is None:
-        raise ValueError(
-            f"the pattern {pattern!r} for the patient is not found in the case name {source.name!r}"
-        )
-    return found.group(1) if found.groups() else found.group()
-
-
 def choose_patients(
     patients: Iterable[str], share: float, seed: int, seen: Collection[str] = frozenset()
 ) -> set[str]:
@@ -133,7 +110,7 @@ def choose_patients(
 
     Args:
         patients: of all sources together, for one may have cases in several.
-        share: of the patients, rounded, but at least one and not all; 0 for none.
+        share: of the patients that were not seen, rounded, but at least one and not all; 0 for none.
         seed: of the order.
         seen: patients that the weights were trained on already: never chosen.
 
@@ -148,15 +125,14 @@ def choose_patients(
             f"a split needs two patients, got {len(everyone)}; give validation cases of their own as `path`, "
             "or share 0 to do without"
         )
-    if everyone <= set(seen):
+    unseen = everyone.difference(seen)
+    if not unseen:
         raise ValueError(
             "the weights to start from were trained on all these patients, none is left to validate with; "
             "give others as `path`, or share 0 to do without"
         )
-    count = min(max(1, math.floor(share * len(everyone) + 0.5)), len(everyone) - 1)
-    order = sorted(
-        everyone.difference(seen), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest()
-    )
+    count = min(max(1, math.floor(share * len(unseen) + 0.5)), max(1, len(unseen) - 1))
+    order = sorted(unseen, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
     return set(order[:count])
 
 
@@ -167,10 +143,14 @@ class Data:
     Attributes:
         training: every source, with its training cases if it has cases.
         validation: cases kept for validation.
+        before: what the weights to start from were trained on.
+        left_out: how many patients of these cases are never chosen for validation because of that.
     """
 
     training: list[tuple[Source, list[CaseSource]]]
     validation: list[CaseSource]
+    before: frozenset[Trace] = frozenset()
+    left_out: int = 0
 
     @property
     def count(self) -> int:
@@ -182,7 +162,8 @@ def find_data(config: Config) -> Data:
     """The cases that the settings name, split by patient.
 
     Raises:
-        ValueError: no data, none left to train on, or validation cases that are trained on.
+        ValueError: no data, none left to train on, or validation cases that are trained on or were by the run
+            whose weights this one starts from.
         OSError: no such folder.
     """
     if not config.data:
@@ -195,8 +176,12 @@ def find_data(config: Config) -> Data:
         for source in config.data
         if source.kind == "cases"
     }
-    patients = (patient_of(case, wanted.patient) for cases in found.values() for case in cases)
-    kept = choose_patients(patients, 0.0 if wanted.path else wanted.share, config.seed, seen_by(config.init))
+    before = seen_before(config.output, config.init)
+    everything = [case for cases in found.values() for case in cases]
+    seen = {patient_of(case, wanted.patient) for case in seen_among(everything, wanted.patient, before)}
+    patients = (patient_of(case, wanted.patient) for case in everything)
+    share = 0.0 if wanted.path else wanted.share
+    kept = choose_patients(patients, share, config.seed, seen)
     training: list[tuple[Source, list[CaseSource]]] = []
     validation: list[CaseSource] = []
     for source in config.data:
@@ -211,27 +196,49 @@ def find_data(config: Config) -> Data:
         if source.kind == "cases" and not training[-1][1]:
             raise ValueError(
                 f"{source.path}: all its patients are kept for validation, none is left to train on"
+                + ("; the weights to start from know those of the other sources" if seen else "")
+                + "; give validation cases of their own as `path`, or share 0 to do without"
             )
     if wanted.path:
         validation = find_sources(
             Path(config.root) / wanted.path, reading=Reading(wanted.limit_objects or None, window_of(config))
         )
-    trained_on = {file.resolve() for _, cases in training for case in cases for file in case.files}
-    whose = {case.patient for _, cases in training for case in cases if case.patient != case.name}
-    both = [
-        case.name
-        for case in validation
-        if case.patient in whose or trained_on.intersection(file.resolve() for file in case.files)
-    ]
-    if both:
-        raise ValueError(
-            f"these cases, or others of their patients, are trained on and validated with: "
-            f"{', '.join(both[:5])}; take them out of one"
-        )
+    _check_apart(training, validation, before, wanted)
     if wanted.limit_cases and len(validation) > wanted.limit_cases:
         step = len(validation) / wanted.limit_cases
         validation = [validation[int(n * step)] for n in range(wanted.limit_cases)]
-    return Data(training, validation)
+    return Data(training, validation, before, len(seen) if share else 0)
+
+
+def _check_apart(
+    training: Iterable[tuple[Source, list[CaseSource]]],
+    validation: Sequence[CaseSource],
+    before: Collection[Trace],
+    wanted: Validation,
+) -> None:
+    """Raises when cases to validate with are trained on, now or before this run, or copies of them are.
+
+    Args:
+        training: the cases of every source.
+        validation: the cases to validate with.
+        before: what the weights to start from were trained on.
+        wanted: the settings.
+
+    Raises:
+        ValueError: names some of them.
+    """
+    pattern = "" if wanted.path else wanted.patient
+    now = [trace_of(case, pattern) for _, cases in training for case in cases]
+    if both := [case.name for case in seen_among(validation, pattern, now)]:
+        raise ValueError(
+            f"these cases, copies of them or others of their patients, are trained on and validated with: "
+            f"{', '.join(both[:5])}; take them out of one"
+        )
+    if earlier := [case.name for case in seen_among(validation, pattern, before)]:
+        raise ValueError(
+            f"the weights to start from were trained on cases of {wanted.path}, or others of their patients: "
+            f"{', '.join(earlier[:5])}; give others to validate with"
+        )
 
 
 def window_of(config: Config) -> tuple[float, float] | None:
@@ -297,7 +304,7 @@ def without_broken(data: Data, config: Config, ranks: Ranks) -> Data:
             "of the cases to validate with none is left; give others as `path`, or limit_objects 0 "
             "where their objects are small"
         )
-    return Data(training, validation)
+    return replace(data, training=training, validation=validation)
 
 
 class CaseCache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +13,7 @@ import torch
 from GSMedSegLib.atomic import atomic_path
 from GSMedSegLib.checkpoint import write_safetensors
 from GSMedSegLib.network import Network
+from Training.seen import Trace
 
 LAST = "last.pt"
 BEST = "best.safetensors"
@@ -34,7 +35,8 @@ class State:
         step: steps done.
         curves: validations so far, by the step after which they were made.
         best_step: after which the best of them was.
-        seen: the patients that it was trained on.
+        seen: what it was trained on, and the weights that it started from were.
+        before: what those were trained on.
     """
 
     network: Network
@@ -44,7 +46,8 @@ class State:
     step: int = 0
     curves: dict[int, Curve] = field(default_factory=dict)
     best_step: int | None = None
-    seen: set[str] = field(default_factory=set)
+    seen: frozenset[Trace] = frozenset()
+    before: frozenset[Trace] = frozenset()
 
 
 def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
@@ -61,7 +64,8 @@ def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
         "step": state.step,
         "curves": state.curves,
         "best_step": state.best_step,
-        "seen": sorted(state.seen),
+        "seen": [tuple(trace) for trace in sorted(state.seen)],
+        "before": [tuple(trace) for trace in sorted(state.before)],
         "settings": dict(settings),
     }
     try:
@@ -100,7 +104,7 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
             state.scaler.load_state_dict(stored["scaler"])
         state.step = int(stored["step"])
         state.curves, state.best_step = dict(stored["curves"]), stored["best_step"]
-        state.seen = set(stored.get("seen", ()))
+        state.seen, state.before = _traces(stored["seen"]), _traces(stored["before"])
         settings: dict[str, Any] = stored["settings"]
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -110,22 +114,30 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
     return settings
 
 
-def seen_by(init: str) -> set[str]:
-    """The patients that weights of ours were trained on, as the checkpoint beside them says; none without it.
+def seen_before(output: str, init: str) -> frozenset[Trace]:
+    """What the weights that a run starts from were trained on.
+
+    Args:
+        output: of the run; once it has a checkpoint, that says it, whatever became of the earlier run.
+        init: the weights. Of those with no checkpoint beside them nothing is known.
 
     Raises:
         ValueError: the checkpoint is damaged.
     """
-    path = Path(init).with_name(LAST) if init else Path()
-    if not Path(init).is_file() or not path.is_file():
-        return set()
+    own = Path(output) / LAST
+    path, entry = (own, "before") if own.is_file() else (Path(init).parent / LAST, "seen")
+    if not own.is_file() and not (Path(init).is_file() and path.is_file()):
+        return frozenset()
     try:
-        return set(torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("seen", ()))
-    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        return _traces(torch.load(path, map_location="cpu", weights_only=True, mmap=True)[entry])
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{path}, which says what {init} were trained on, is damaged; move it away ({reason})"
-        ) from None
+        what = "" if path == own else f", which should say what {init} were trained on,"
+        raise ValueError(f"{path}{what} is damaged, or of another program; move it away ({reason})") from None
+
+
+def _traces(stored: Iterable[tuple[str, str, tuple[str, ...], str]]) -> frozenset[Trace]:
+    return frozenset(Trace(*trace) for trace in stored)
 
 
 def _remembered(state: State) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -25,18 +25,19 @@ from typing import Any
 import torch
 
 from GSMedSegLib.atomic import atomic_path
-from GSMedSegLib.case_source import SMALLEST_OBJECT, CaseSource
+from GSMedSegLib.case_source import SMALLEST_OBJECT
 from GSMedSegLib.engine import find_device, find_precision
 from GSMedSegLib.memory import keep_freed_memory
 from GSMedSegLib.sharding import Ranks, join_ranks, own_device
 from Training import checkpoints, optimiser
-from Training.cases import Data, find_data, look_at, patient_of, window_of, without_broken
+from Training.cases import Data, find_data, look_at, window_of, without_broken
 from Training.checkpoints import AVERAGE, BEST, LAST, WEIGHTS, State
 from Training.config import Config, as_table, read_config
 from Training.examples import Draws, Example, Share, make_pools, stream
 from Training.learning import learn, plan_step
 from Training.model_card import write_model_card
 from Training.progress import Progress, check_tools
+from Training.seen import patient_of, seen_among, trace_of
 from Training.start import start_network
 from Training.validation import draw_curves, table, validate
 from Training.volumes import MIN_VOXELS
@@ -142,8 +143,9 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     steps_per_epoch = settings.steps_per_epoch or max(1, math.ceil(data.count / config.sampling.cases))
     steps = settings.epochs * steps_per_epoch
     check_run(state, data, steps, changed, config)
-    state.seen |= _patients((case for _, cases in data.training for case in cases), config)
-    state.seen |= checkpoints.seen_by(config.init)
+    trained = (trace_of(case, _pattern(config)) for _, cases in data.training for case in cases)
+    state.before = data.before
+    state.seen = state.seen.union(trained, data.before)
     if settings.checkpoint_gradients:
         optimiser.checkpoint_encoder(network)
     if settings.compile:
@@ -234,17 +236,19 @@ def check_run(state: State, data: Data, steps: int, changed: Sequence[str], conf
             + (f"in another way ({played[0]})" if played else f"with other cases ({len(validated)} of them)")
             + "; scores could not be compared: leave validation as it was, or give another output"
         )
-    leaked = sorted(_patients(data.validation, config) & state.seen)
-    if leaked and not config.validation.path:  # `find_data` compares cases that are given apart
+    pattern = _pattern(config)
+    leaked = {patient_of(case, pattern) for case in seen_among(data.validation, pattern, state.seen)}
+    if leaked:
         raise ValueError(
             f"the run in {config.output} was trained on patients that are to validate it now: "
-            f"{', '.join(leaked[:5])}; leave data, seed and share as they were, or give another output"
+            f"{', '.join(sorted(leaked)[:5])}; leave data, seed and share as they were, or give another "
+            "output"
         )
 
 
-def _patients(cases: Iterable[CaseSource], config: Config) -> set[str]:
-    pattern = "" if config.validation.path else config.validation.patient
-    return {patient_of(case, pattern) for case in cases}
+def _pattern(config: Config) -> str:
+    """That finds patients in the names of cases; cases to validate with that are given apart have no need."""
+    return "" if config.validation.path else config.validation.patient
 
 
 def validation_is_due(state: State, steps: int, steps_per_epoch: int, config: Config) -> bool:
@@ -331,8 +335,10 @@ def introduce(config: Config, state: State, data: Data, steps: int, ranks: Ranks
     ]
     cases = [*(case for _, several in data.training for case in several), *data.validation]
     split = data.validation and not config.validation.path
-    if split and len(_patients(cases, config)) == len(cases):
+    if split and len({patient_of(case, _pattern(config)) for case in cases}) == len(cases):
         parts[1] += ", each taken for a patient of its own (--patient finds whose they are)"
+    if data.left_out:
+        parts.append(f"{data.left_out} patients do not validate, for the weights of {config.init} know them")
     if idle:
         parts.append(f"{idle} of {ranks.size} processes have nothing to do: set cases to {ranks.size}")
     if state.step:
@@ -370,7 +376,7 @@ def describe(config: Config, metadata: dict[str, str]) -> dict[str, str]:
     described.pop("window", None)
     if window := window_of(config):
         described["window"] = f"{window[0]:g} {window[1]:g}"
-    origin = metadata.get("origin", metadata.get("init", Path(config.init).name))  # runs before this one
+    origin = metadata.get("origin") or metadata.get("init") or Path(config.init).name  # runs before this one
     return {
         **described,
         "init": Path(config.init).name,

@@ -349,6 +349,8 @@ class WebApp:
         k, j, i = image.shape
         mm = " × ".join(f"{side:.3g}" for side in image.spacing_kji_mm[::-1])
         info = f"{i} × {j} × {k} voxels of {mm} mm"
+        if not image.has_voxel_size:
+            info += " (made up: the file gives no size)"
         self._state.update(
             {
                 "image": image.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,9 +24,8 @@ from GSMedSegLib.challenge import Played, failed_case, play
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case, write_case
 from GSMedSegLib.prompts import Box, Click
+from Testing.benchmarks.challenge import main as benchmark
 from Testing.lib import official_protocol
-
-ROOT = Path(__file__).resolve().parents[2]
 
 Labels = NDArray[Any]
 Answer = Callable[[int], Labels]
@@ -580,14 +578,12 @@ def test_a_case_that_could_not_be_evaluated() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_in_small(tmp_path: Path) -> None:
+def test_the_benchmark_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two classes through MONAI and through us: the same masks, with a third of the windows."""
     output = tmp_path / "bench" / "challenge.json"
-    command = [sys.executable, "-m", "Testing.benchmarks.challenge", "--small", "--classes", "2"]
-    done = subprocess.run(
-        [*command, "-o", str(output)], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
-    )
-    assert done.returncode == 0, done.stderr
+    options = ["challenge", "--small", "--classes", "2", "--threads", "1", "-o", str(output)]
+    monkeypatch.setattr(sys, "argv", options)
+    assert benchmark() == 0
     report = json.loads(output.read_text(encoding="utf-8"))
     assert report["masks_equal"] is True
     assert report["voxels_that_differ"]["beyond"] == 0

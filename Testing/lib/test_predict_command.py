@@ -200,6 +200,20 @@ def test_bad_cases_are_named_and_the_others_go_on(
         assert message in line
 
 
+def test_a_result_of_this_run_is_not_called_older(
+    array: NDArray[np.int16], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The labels are written before the NIfTI file that cannot be."""
+    (tmp_path / "cases").mkdir()
+    save_case(tmp_path / "cases" / "CT_a.npz", array)
+    (tmp_path / "out" / "CT_a.nii.gz").mkdir(parents=True)
+    for _ in range(2):
+        command = ["predict", tmp_path / "cases", tmp_path / "out", "--save-nifti", "--weights", weights]
+        assert main([*map(str, command), *COMMON]) == 2
+        assert "earlier run" not in capsys.readouterr().err
+    assert (tmp_path / "out" / "CT_a.npz").exists()
+
+
 def test_a_case_that_fails_to_be_written_leaves_nothing(
     cases: Path,
     weights: Path,

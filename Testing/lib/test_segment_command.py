@@ -130,6 +130,17 @@ def test_an_image_without_position_has_no_millimetres(
     assert said.count("\n") == 1
 
 
+def test_a_voxel_size_that_is_made_up_is_said(
+    array: NDArray[np.int16], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    k, j, i = array.shape
+    header = f"NRRD0004\ntype: int16\ndimension: 3\nsizes: {i} {j} {k}\nendian: little\nencoding: raw\n\n"
+    (tmp_path / "image.nrrd").write_bytes(header.encode() + array.astype("<i2").tobytes())
+    arguments = ["segment", tmp_path / "image.nrrd", "-o", tmp_path / "o.nrrd", "--weights", weights]
+    assert main([*map(str, arguments), "--fg", "12,10,9"]) == 0
+    assert "image.nrrd: its header gives no voxel size; 1 mm is taken" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("voxels", "voxel_mm3", "size"),
     [
@@ -442,6 +453,7 @@ def test_wrong_clicks_and_choices(
     [
         ("labels.png", "choose one of these endings"),
         ("labels", "choose one of these endings"),
+        (".nii.gz", "this is an ending without a name before it; give a name"),
         ("none/labels.nii.gz", "none: the folder to write to does not exist; check the path"),
         ("folder.nii.gz", "a file name is needed, this is a folder"),
         ("image.nii.gz", "is the image itself; choose another name"),

@@ -257,6 +257,56 @@ def test_a_header_may_have_no_position(qform: int, sform: int, tmp_path: Path) -
     assert read_volume(write_image(tmp_path / "image.nrrd", LABELS, np.eye(4))).has_position
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "size"),
+    [
+        (
+            "image.nrrd",
+            "NRRD0004\ndimension: 3\nsizes: 5 6 7\n{}type: uint8\nencoding: raw\n\n",
+            "spacings: 1 1 1\n",
+        ),
+        (
+            "image.mha",
+            "NDims = 3\n{}DimSize = 5 6 7\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n",
+            "ElementSpacing = 1 1 1\n",
+        ),
+    ],
+    ids=["NRRD", "MetaImage"],
+)
+def test_a_header_may_have_no_voxel_size(name: str, header: str, size: str, tmp_path: Path) -> None:
+    """Cubes of 1 mm that it names are no such header."""
+    for given, known in ((size, True), ("", False)):
+        (tmp_path / name).write_bytes(header.format(given).encode() + LABELS.tobytes())
+        volume = read_volume(tmp_path / name)
+        assert volume.spacing_kji_mm == (1, 1, 1)
+        assert volume.has_voxel_size == known
+        np.testing.assert_array_equal(volume.array, LABELS)
+
+
+@pytest.mark.parametrize("frames", ["files", "one file"])
+def test_a_film_has_no_voxel_size(frames: str, tmp_path: Path) -> None:
+    """DICOM's screenshots and films often have no spacing; a series of them can still be opened."""
+    files = write_series(LABELS.astype(np.int16), tmp_path / "series")
+    if frames == "one file":
+        film = pydicom.dcmread(files[0])
+        film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = (
+            "1.2.840.10008.5.1.4.1.1.3.1"  # ultrasound
+        )
+        film.NumberOfFrames = len(files)
+        film.PixelData = LABELS.astype(np.int16).tobytes()
+        files = [tmp_path / "film.dcm"]
+        film.save_as(files[0])
+    where = files[0].parent if frames == "files" else files[0]
+    assert read_volume(where).has_voxel_size
+    for file in files:
+        one = pydicom.dcmread(file)
+        del one.PixelSpacing
+        one.save_as(file)
+    volume = read_volume(where)
+    assert volume.spacing_kji_mm[1:] == (1, 1)
+    assert not volume.has_voxel_size
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_nifti_2_is_called_that(suffix: str, tmp_path: Path) -> None:
     """It is not damaged."""
@@ -589,6 +639,24 @@ def test_a_truncated_dicom_slice_is_noticed(dicom_dir: Path, tmp_path: Path) -> 
         read_volume(tmp_path)
 
 
+@pytest.mark.parametrize("form", ["{:03}", "IM{}", "1.2.3.{}", "slice{}.dcm"])
+def test_what_is_no_slice_may_lie_beside_slices(slices: list[Path], form: str) -> None:
+    """Of slices without a preface nothing says of what kind they are, so others are not compared by it."""
+    folder = slices[0].parent
+    files = [file.rename(folder / form.format(k + 1)) for k, file in enumerate(slices)]
+    for preface in (True, False):
+        for file in files if not preface else ():
+            without_preface(file)
+        for name in ("_SUCCESS", "readme.txt"):
+            (folder / name).write_text("" if name == "_SUCCESS" else "of the scanner", encoding="utf-8")
+        assert read_volume(folder).shape == (10, 4, 5)
+        for name in ("_SUCCESS", "readme.txt"):
+            (folder / name).unlink()
+    (folder / form.format(11)).touch()
+    with pytest.raises(ValueError, match="this slice is damaged or empty"):
+        read_volume(folder)
+
+
 @pytest.mark.parametrize("k", [0, 5, 9])
 @pytest.mark.parametrize("kept", [0, 400])
 def test_a_slice_that_cannot_be_read_is_named(slices: list[Path], k: int, kept: int) -> None:
@@ -602,6 +670,13 @@ def test_a_slice_that_cannot_be_read_is_named(slices: list[Path], k: int, kept: 
     slices[k].unlink()
     if k != 5:
         assert len(read_volume(slices[0].parent).array) == 9
+
+
+def without_preface(file: Path) -> None:
+    """Written as DICOM was before it was kept in files: the elements alone."""
+    image = pydicom.dcmread(file)
+    image.preamble, image.file_meta = None, pydicom.dataset.FileMetaDataset()
+    pydicom.dcmwrite(file, image, implicit_vr=True, little_endian=True)
 
 
 def enhanced(slices: list[Path], file: Path, at_mm: list[float]) -> Path:
@@ -642,10 +717,44 @@ def test_frames_of_one_file_lie_where_it_says(slices: list[Path], tmp_path: Path
     np.testing.assert_allclose(volume.ijk_to_ras, series.ijk_to_ras, atol=1e-4)
     for odd, first in ((even[:6] + [mm + 10 for mm in even[6:]], 2), ([*even[1:], 0.0], 2)):
         file = enhanced(slices, tmp_path / "odd.dcm", odd)
-        with pytest.raises(
-            ValueError, match=rf"missing, uneven or out of order \(frame {first} is the first"
-        ):
+        with pytest.raises(ValueError, match=rf"no even stack \(frame {first} is the first elsewhere"):
             read_volume(file)
+
+
+@pytest.mark.parametrize(
+    ("order", "first"), [("0123401234", 6), ("0011223344", 2), ("0123443210", 6), ("0101010123", 3)]
+)
+def test_several_volumes_in_one_file_are_refused(
+    slices: list[Path], tmp_path: Path, order: str, first: int
+) -> None:
+    """Echoes or times: ITK goes by the first two places, and would make one tall stack of them."""
+    file = enhanced(slices, tmp_path / "several.dcm", [2.4 * int(k) for k in order])
+    with pytest.raises(ValueError, match=rf"no even stack \(frame {first} is the first elsewhere"):
+        read_volume(file)
+
+
+@pytest.mark.parametrize("lacking", ["place", "value", "frames"])
+def test_frames_without_a_place_are_refused(slices: list[Path], tmp_path: Path, lacking: str) -> None:
+    file = enhanced(slices, tmp_path / "film.dcm", [2.4 * k for k in range(10)])
+    film = pydicom.dcmread(file)
+    frames = film.PerFrameFunctionalGroupsSequence
+    if lacking == "place":
+        film.SharedFunctionalGroupsSequence[0].PlanePositionSequence = frames[0].PlanePositionSequence
+        for frame in frames:
+            del frame.PlanePositionSequence
+    elif lacking == "value":
+        frames[0].PlanePositionSequence[0].ImagePositionPatient = None
+    else:
+        del film.PerFrameFunctionalGroupsSequence
+    film.save_as(file)
+    with pytest.raises(ValueError, match="nothing says where frame 1 lies"):
+        read_volume(file)
+
+
+def test_a_file_of_frames_may_lack_its_preface(slices: list[Path], tmp_path: Path) -> None:
+    file = enhanced(slices, tmp_path / "even.dcm", [2.4 * k for k in range(10)])
+    without_preface(file)
+    assert read_volume(file).shape == (10, 4, 5)
 
 
 def test_frames_that_nobody_can_check_are_refused(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +22,17 @@ from Training.cases import (
     check_cases,
     choose_patients,
     find_data,
-    patient_of,
     window_of,
     without_broken,
 )
 from Training.config import Config, Source, Validation
+from Training.seen import patient_of
 from Training.volumes import LabelledVolume
 
 
 def write(path: Path, *, truth: bool = True, empty: bool = False, constant: bool = False) -> None:
     """A small challenge case."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
     image = np.full((8, 8, 8), 7, np.uint8) if constant else rng.integers(0, 255, (8, 8, 8), dtype=np.uint8)
     labels = np.zeros((8, 8, 8), np.uint8)
     if not empty:
@@ -143,13 +145,15 @@ def test_the_patients_of_a_split():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whom_weights_were_trained_on_does_not_validate_the_next_ones(seed):
-    """Five patients more: who validated does so again, with new ones, whatever the order of the hash."""
+    """Of five patients more and two who validated then, one or two do now; some of the new ones are left."""
     before = {f"p{n}" for n in range(10)}
     validated = choose_patients(before, 0.2, 0)
-    more = before | {f"q{seed} {n}" for n in range(5)}
-    chosen = choose_patients(more, 0.2, seed, before - validated)
-    assert len(chosen) == 3
-    assert not chosen & (before - validated)
+    new = {f"q{seed} {n}" for n in range(5)}
+    for share, count in ((0.2, 1), (0.3, 2), (0.99, 6)):
+        chosen = choose_patients(before | new, share, seed, before - validated)
+        assert len(chosen) == count
+        assert chosen <= validated | new
+    assert choose_patients(before | {"q"}, 0.2, seed, before) == {"q"}
     with pytest.raises(ValueError, match="were trained on all these patients"):
         choose_patients(before, 0.2, seed, before)
 
@@ -168,6 +172,23 @@ def test_patients_stay_together(tmp_path):
     assert not validated.keys() & trained.keys()
     with pytest.raises(ValueError, match="not found in the case name 'p0_scan0'"):
         find_data(Config(data=sources[1:], validation=Validation(share=0.4, patient="q(.)")))
+
+
+def test_the_pattern_goes_before_the_labels_file(tmp_path):
+    """A `group` that names the hospital, say, takes no part in a split by the names."""
+    for n in range(4):
+        write(tmp_path / "cases" / f"p{n}_a.npz")
+    apart = replace(
+        Config(),
+        data=(Source(path=str(tmp_path / "cases")),),
+        validation=Validation(share=0.25, patient=r"p\d"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        plain = cases.find_sources
+        patch.setattr(
+            cases, "find_sources", lambda *a, **k: [replace(one, patient="here") for one in plain(*a, **k)]
+        )
+        assert len(find_data(apart).validation) == 1
 
 
 def test_the_patient_is_what_the_labels_file_says(training_data):
@@ -205,12 +226,12 @@ def test_what_is_trained_on_is_not_validated_with(tmp_path):
     assert [case.name for case in limited.validation] == [data.validation[0].name]
     with pytest.raises(ValueError, match="are trained on and validated with: a, b, c"):
         find_data(replace(config, validation=Validation(path=str(tmp_path))))
-    for folder, patient in (("ours", "Smith"), ("theirs", "Smith"), ("others", "case")):
+    for grey, (folder, patient) in enumerate((("ours", "Smith"), ("theirs", "Smith"), ("others", "case"))):
         about = tmp_path / "groups" / folder / "case" / "labels.json"
         about.parent.mkdir(parents=True)
         about.write_text(json.dumps({"group": patient}), encoding="utf-8")
         for name in ("image.nii.gz", "label.nii.gz"):
-            write_volume(about.with_name(name), np.ones((4, 4, 4), np.uint8), np.eye(4))
+            write_volume(about.with_name(name), np.full((4, 4, 4), grey, np.uint8), np.eye(4))
     ours = Config(data=(Source(path=str(tmp_path / "groups" / "ours")),))
     with pytest.raises(ValueError, match=r"or others of their patients, .* validated with: case"):
         find_data(replace(ours, validation=Validation(path=str(tmp_path / "groups" / "theirs"))))
@@ -218,6 +239,10 @@ def test_what_is_trained_on_is_not_validated_with(tmp_path):
     assert len(apart.validation) == 1, (
         "patients of whom nothing is known are not compared by their cases' names"
     )
+    shutil.copytree(tmp_path / "groups" / "others", tmp_path / "groups" / "copies")
+    twice = Config(data=(Source(path=str(tmp_path / "groups" / "copies")),))
+    with pytest.raises(ValueError, match=r"copies of them or others .* validated with: case"):
+        find_data(replace(twice, validation=Validation(path=str(tmp_path / "groups" / "others"))))
     with pytest.raises(ValueError, match="nothing to train on; give a folder of cases as --data"):
         find_data(Config())
     with pytest.raises(ValueError, match="window: expected two grey values"):

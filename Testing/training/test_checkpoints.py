@@ -10,9 +10,10 @@ import torch
 
 from GSMedSegLib.checkpoint import read_checkpoint
 from Training import checkpoints
-from Training.checkpoints import State, changed_settings, export, resume, save, seen_by
+from Training.checkpoints import State, changed_settings, export, resume, save, seen_before
 from Training.config import Config, Optimisation, as_table
 from Training.optimiser import freeze, make_optimiser
+from Training.seen import Trace
 
 
 @pytest.fixture
@@ -137,16 +138,29 @@ def test_fp16_may_begin_and_end_in_the_midst_of_a_run(make_state, tmp_path):
     resume(tmp_path / "last.pt", make_state(7))
 
 
-def test_whom_weights_were_trained_on(make_state, tmp_path):
-    """As the checkpoint beside them says; of other weights nothing is known."""
-    weights = tmp_path / "weights.safetensors"
+def test_what_weights_were_trained_on(make_state, tmp_path):
+    """As the checkpoint beside them says, or the run's own one once there is one; else nothing is known."""
+    weights, output = tmp_path / "weights.safetensors", str(tmp_path / "next")
     weights.write_bytes(b"")
-    assert seen_by(str(weights)) == seen_by("compact") == seen_by("") == set()
-    save(tmp_path / "last.pt", replace(make_state(0), seen={"Smith", "Doe"}), {})
-    assert seen_by(str(weights)) == {"Smith", "Doe"}
-    (tmp_path / "last.pt").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"last\.pt, which says what .* were trained on, is damaged"):
-        seen_by(str(weights))
+    for init in (str(weights), "compact", "", "."):
+        assert seen_before(output, init) == frozenset()
+    smith, doe = Trace("a", "1f", ("/a.npz",), "Smith"), Trace("b", "", ("/b", "/c"), "")
+    save(tmp_path / "last.pt", replace(make_state(0), seen=frozenset({smith, doe})), {})
+    assert seen_before(output, str(weights)) == {smith, doe}
+    (tmp_path / "next").mkdir()
+    save(tmp_path / "next" / "last.pt", replace(make_state(0), before=frozenset({doe})), {})
+    assert seen_before(output, str(weights)) == {doe}
+
+
+@pytest.mark.parametrize("content", [b"PK", ["a list"], {"model": {}}])
+def test_a_checkpoint_that_is_none_of_ours_tells_nothing(tmp_path, content):
+    weights, last = tmp_path / "weights.safetensors", tmp_path / "last.pt"
+    weights.write_bytes(b"")
+    last.write_bytes(content) if isinstance(content, bytes) else torch.save(content, last)
+    with pytest.raises(
+        ValueError, match=r"last\.pt, which should say what .* were trained on, is damaged, or of"
+    ):
+        seen_before(str(tmp_path / "next"), str(weights))
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,16 @@ def test_work_that_cannot_be_kept_is_not_replaced_unasked(app: WebApp, tmp_path:
     assert asyncio.run(app._open(image("second"), "the image"))
     assert app._state.image == "second"
     assert app.workspace.rows() == []
+
+
+def test_a_voxel_size_that_is_made_up_is_said(app: WebApp):
+    """The volumes in ml hang on it."""
+    opened = image("first")()
+    assert asyncio.run(app._open(lambda: opened, "the image"))
+    assert "made up" not in app._state.image_info
+    unknown = replace(opened, volume=replace(opened.volume, has_voxel_size=False))
+    assert asyncio.run(app._open(lambda: unknown, "the image"))
+    assert app._state.image_info.endswith(" mm (made up: the file gives no size)")
 
 
 def test_the_watch_survives_what_nobody_expected(app: WebApp, monkeypatch: pytest.MonkeyPatch):
