@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ ROOT = Path(__file__).parents[2]
 class LastWins(CaseSegmenter):
     """The adaptive strategy, its objects painted one over the other."""
 
-    def paint(self, segments: list[Segment]) -> LabelArray:
+    def paint(self, segments: Iterable[Segment]) -> LabelArray:
         """Labels; of several objects at a voxel the last."""
-        return paint_in_order(segments, segments[0].shape)
+        first, *others = segments
+        return paint_in_order([first, *others], first.shape)
 
 
 WAYS: dict[str, type[CaseSegmenter]] = {"surest": CaseSegmenter, "last": LastWins}

@@ -188,5 +188,7 @@ def test_where_objects_overlap_the_surest_or_the_last_wins(make_engine: Callable
     for name, way in WAYS.items():
         segmenter = way(predictor)
         segmenter.set_image(Case("a", np.arange(3, dtype=np.uint8).reshape(shape), (1, 1, 1)))
-        painted[name] = segmenter.paint([Segment(shape, box, first), Segment(shape, box, second)]).tolist()
+        painted[name] = segmenter.paint(
+            iter([Segment(shape, box, first), Segment(shape, box, second)])
+        ).tolist()
     assert painted == {"surest": [[[1, 1, 2]]], "last": [[[1, 2, 2]]]}
