@@ -47,12 +47,14 @@ class Views:
         self._scene, self._state = app.scene, server.state
         self._maximise = maximise
         self._quiet = False
+        self._fits: dict[str, float] = {}
+        """Millimetres per pixel with which slice views of their size show the whole image."""
         with _no_warnings():
             self._views = self._create(app, server)
             for name in SLICES:
                 view = self._views[name]
                 view.interactor().AddObserver(
-                    vtk.vtkCommand.WindowResizeEvent, lambda *_, name=name: self._fit(name), -1.0
+                    vtk.vtkCommand.WindowResizeEvent, lambda *_, name=name: self._resized(name), 1.0
                 )
         for name in SLICES:
             self._views[name].modified.connect(lambda _view, name=name: self._moved(name))
@@ -87,11 +89,13 @@ class Views:
 
     def show(self, volume: Any) -> None:
         """Show a volume node in all slices, whole and in the middle; None for nothing."""
+        self._fits.clear()
         for name in SLICES:
             view = self._views[name]
             view.set_background_volume_id(None if volume is None else volume.GetID())
             if volume is not None:
                 view.reset_view()
+                self._fits[name] = _mm_per_pixel(view.get_view_node())
                 self._moved(name)
         if volume is not None:
             bounds = [0.0] * 6
@@ -146,6 +150,19 @@ class Views:
         offset = view.get_slice_value()
         view.fit_view_to_content()
         view.set_slice_value(offset)
+        self._fits[name] = _mm_per_pixel(view.get_view_node())
+
+    def _resized(self, name: str) -> None:
+        """A view has another size: the image fits it again, or is so much larger as the user had made it."""
+        if name not in self._fits:
+            return
+        node = self._views[name].get_view_node()
+        zoom = _mm_per_pixel(node) / self._fits[name]
+        middle = node.GetXYZOrigin()
+        self._fit(name)
+        width, height, depth = node.GetFieldOfView()
+        node.SetFieldOfView(zoom * width, zoom * height, depth)
+        node.SetXYZOrigin(*middle)
 
     def _moved(self, name: str) -> None:
         """The slice of a view is another one: the slider follows."""
@@ -237,6 +254,11 @@ class Views:
 
     def _maximiser(self, name: str) -> Callable[[], None]:
         return lambda: self._maximise(name)
+
+
+def _mm_per_pixel(node: Any) -> float:
+    """Of a slice view's node; pixels are square."""
+    return float(node.GetFieldOfView()[0] / node.GetDimensions()[0])
 
 
 def _scaler(node: Any) -> Callable[[float], None]:

@@ -87,6 +87,30 @@ def test_a_voxel_size_that_is_made_up_is_said(app: WebApp):
     assert app._state.image_info.endswith(" mm (made up: the file gives no size)")
 
 
+def test_a_view_of_another_size_keeps_zoom_and_middle(app: WebApp):
+    """As with a second window before it, whose mouse moves; a view that shows the whole image still does."""
+    assert asyncio.run(app._open(image("zoomed"), "the image"))
+    import vtk
+
+    view, node = app._views._views["Axial"], app._views.node("Axial")
+
+    def resize(width: int, height: int) -> tuple[float, ...]:
+        view.render_window().SetSize(width, height)
+        view.interactor().InvokeEvent(vtk.vtkCommand.WindowResizeEvent)
+        return (*node.GetFieldOfView()[:2], *node.GetXYZOrigin()[:2])
+
+    wide, high = resize(500, 400), resize(300, 400)
+    assert wide[0] / 500 == pytest.approx(wide[1] / 400)
+    assert high[0] / 300 == pytest.approx(high[1] / 400)
+    assert resize(500, 400) == pytest.approx(wide)
+    node.SetFieldOfView(wide[0] / 4, wide[1] / 4, node.GetFieldOfView()[2])
+    node.SetXYZOrigin(3.0, 4.0, 0.0)
+    assert resize(300, 400) == pytest.approx((high[0] / 4, high[1] / 4, 3.0, 4.0))
+    assert resize(500, 400) == pytest.approx((wide[0] / 4, wide[1] / 4, 3.0, 4.0))
+    app._views.reset("Axial")
+    assert resize(300, 400) == pytest.approx(high)
+
+
 def test_the_watch_survives_what_nobody_expected(app: WebApp, monkeypatch: pytest.MonkeyPatch):
     """The error is told once, and the parts after it run all the same, again and again."""
     calls = {"bring": 0, "keep": 0}
