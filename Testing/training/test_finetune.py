@@ -83,6 +83,7 @@ def another(case: Path, path: Path) -> None:
     """A case like another one, whose image is not the same."""
     like = read_case(case)
     noise = np.random.default_rng(zlib.crc32(path.stem.encode())).integers(0, 9, like.image.shape)
+    path.parent.mkdir(exist_ok=True)
     write_case(path, replace(like, image=(like.image // 2 + noise).astype(np.uint8)))
 
 
@@ -92,6 +93,12 @@ def last(config: Config) -> dict:
 
 def longer(config: Config, **changes) -> Config:
     return replace(config, optimisation=replace(config.optimisation, **changes))
+
+
+def after(config: Config, **changes) -> Config:
+    """A run that starts from what another one made."""
+    init, output = f"{config.output}/weights.safetensors", f"{config.output} and on"
+    return replace(config, **{"init": init, "output": output, **changes})
 
 
 def losses(config: Config) -> list[float]:
@@ -395,14 +402,12 @@ def test_whom_earlier_runs_were_trained_on_validates_no_later_one(config, cases,
     """From a run's weights on with other patients, and from those with all of them and two more."""
     train(config)
     others = tmp_path / "others"
-    others.mkdir()
     for name in ("others/e", "others/f", "cases/g", "cases/h"):
         another(cases / "a.npz", tmp_path / f"{name}.npz")
-    second = replace(config, init=f"{config.output}/weights.safetensors", output=f"{config.output} 2")
-    second = replace(second, data=(Source(path=str(others)),))
+    second = after(config, data=(Source(path=str(others)),))
     train(second)
     assert {name for name, *_ in last(second)["seen"]} == set("abcdef")
-    third = replace(config, init=f"{second.output}/weights.safetensors", output=f"{config.output} 3")
+    third = after(second, data=config.data)
     for seed in range(5):
         data = find_data(replace(third, seed=seed, validation=Validation(share=0.3)))
         assert [case.name for case in data.validation] in (["g"], ["h"])
@@ -412,13 +417,10 @@ def test_whom_earlier_runs_were_trained_on_validates_no_later_one(config, cases,
 def test_other_people_of_the_same_names_validate(config, cases, tmp_path):
     """`001` is in many data sets; and the first run's cases may have moved meanwhile."""
     train(config)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
     for name in "abcd":
-        another(cases / f"{name}.npz", elsewhere / f"{name}.npz")
-    later = replace(config, init=f"{config.output}/weights.safetensors", output=f"{config.output} 2")
-    later = replace(later, validation=Validation(share=0.5))
-    assert len(find_data(replace(later, data=(Source(path=str(elsewhere)),))).validation) == 2
+        another(cases / f"{name}.npz", tmp_path / "elsewhere" / f"{name}.npz")
+    later = after(config, validation=Validation(share=0.5))
+    assert len(find_data(replace(later, data=(Source(path=str(tmp_path / "elsewhere")),))).validation) == 2
     cases.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="trained on all these patients"):
         find_data(replace(later, data=(Source(path=str(tmp_path / "moved")),)))
@@ -427,14 +429,11 @@ def test_other_people_of_the_same_names_validate(config, cases, tmp_path):
 def test_a_pattern_finds_patients_of_an_earlier_run_without_one(config, cases, tmp_path):
     train(config)
     new = tmp_path / "new"
-    new.mkdir()
     for name in ("a_2", "b_2", "c_2", "e_1"):
         another(cases / "a.npz", new / f"{name}.npz")
-    later = replace(config, init=f"{config.output}/weights.safetensors", output=f"{config.output} 2")
-    later = replace(later, data=(Source(path=str(new)),))
+    split = Validation(share=0.5, patient="^[a-e]")
     for seed in range(4):
-        split = replace(later, seed=seed, validation=Validation(share=0.5, patient="^[a-e]"))
-        data = find_data(split)
+        data = find_data(after(config, data=(Source(path=str(new)),), seed=seed, validation=split))
         assert [case.name for case in data.validation] == ["e_1"]
         assert data.left_out == 3
 
@@ -442,17 +441,13 @@ def test_a_pattern_finds_patients_of_an_earlier_run_without_one(config, cases, t
 def test_weights_are_not_validated_with_their_own_cases(config, cases, tmp_path):
     """Nor where those are given apart, before or in this run."""
     other = tmp_path / "other"
-    other.mkdir()
     another(cases / "a.npz", other / "z.npz")
     shutil.copy(cases / "b.npz", other / "copy.npz")
-    apart = replace(config, validation=Validation(path=str(other)))
+    apart = Validation(path=str(other))
     with pytest.raises(ValueError, match="trained on and validated with: copy; take them out of one"):
-        find_data(apart)
-    train(replace(config, output=f"{config.output} 1"))
-    later = replace(
-        apart, init=f"{config.output} 1/weights.safetensors", data=(Source(path=str(tmp_path / "y")),)
-    )
-    (tmp_path / "y").mkdir()
+        find_data(replace(config, validation=apart))
+    train(config)
+    later = after(config, data=(Source(path=str(tmp_path / "y")),), validation=apart)
     another(cases / "a.npz", tmp_path / "y" / "y.npz")
     with pytest.raises(
         ValueError, match=r"start from were trained on cases of .*other, or others of their patients: copy; "
@@ -465,8 +460,7 @@ def test_weights_are_not_validated_with_their_own_cases(config, cases, tmp_path)
 def test_a_run_keeps_its_split_when_the_run_before_it_is_deleted(config, cases, tmp_path):
     train(config)
     another(cases / "a.npz", cases / "e.npz")
-    later = replace(config, init=f"{config.output}/weights.safetensors", output=f"{config.output} 2")
-    later = replace(later, validation=Validation(share=0.2, every=1))
+    later = after(config, validation=Validation(share=0.2, every=1))
     train(later)
     (Path(config.output) / "last.pt").unlink()
     train(longer(later, epochs=4))
