@@ -199,7 +199,8 @@ def _segment(options: argparse.Namespace) -> int:
         say(f"warning: {lacking}; programs will show it, and the result, in different places")
     if not volume.has_voxel_size:
         say(
-            f"warning: {options.image}: its header gives no voxel size; 1 mm is taken, also for volumes in ml"
+            f"warning: {options.image}: its header does not say how large a voxel is; 1 mm is taken, for "
+            "volumes too"
         )
     if options.clicks is None:
         ledger = ClickLedger(volume.shape, volume.ijk_to_ras)

@@ -30,6 +30,8 @@ _NUMBER_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
 """Slope, intercept, bits and sign: what a slice's numbers mean."""
 _SIZE_TAGS = ("0028|0030", "0018|1164")
 """Pixel spacing, in the patient and at the detector."""
+_DEPTH_TAGS = ("0018|0088", "0018|0050", "0020|0032")
+"""Spacing between slices, their thickness, and the place of each."""
 _DIGITS = re.compile(r"\d+")
 _UNEVEN_SLICES = 0.1
 """How far from an even grid a slice may lie, in slice distances; scanners round positions."""
@@ -121,7 +123,7 @@ def _check_none_is_left_out(folder: Path, found: Sequence[Series]) -> None:
             continue
         is_named_so = file.suffix in endings or _DIGITS.sub("0", file.name) in names
         try:
-            empty = is_named_so and file.stat().st_size == 0
+            empty = is_named_so and not any(_start(file))  # zeros are what a copy broken off may leave
             damaged = _kind(file) in kinds  # reports and contours are of other kinds
         except OSError as error:
             if not is_named_so:
@@ -141,13 +143,17 @@ def _kind(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        start = file.read(_PREFACE)
+    start = _start(path)
     if start[128:132] != b"DICM":
         return b""
     found = re.search(rb"\x02\x00\x02\x00UI(..)", start, re.DOTALL)
     size = int.from_bytes(found[1], "little") if found else 0
     return start[found.end() : found.end() + size].rstrip(b"\0") if found else b""
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_PREFACE)
 
 
 def _where_else(folder: Path) -> str:
@@ -212,15 +218,17 @@ def check_even_frames(path: Path, image: sitk.Image | sitk.ImageFileReader) -> N
 
 
 def says_voxel_size(has_tag: Callable[[str], bool], image: sitk.Image | sitk.ImageFileReader) -> bool:
-    """Whether a file or series says how large its pixels are; screenshots and many films do not.
+    """Whether a file or series says how large its voxels are; screenshots and many films do not.
 
     Args:
         has_tag: whether a tag is in the header.
-        image: what ITK makes of it: a pixel of 1 mm may be made up, unless frames have their own sizes.
+        image: what ITK makes of it: 1 mm may be made up, unless frames have their own sizes.
     """
-    if image.GetSpacing()[:2] != (1.0, 1.0) or any(has_tag(tag) for tag in _SIZE_TAGS):
+    if image.HasMetaDataKey(_KIND) and image.GetMetaData(_KIND).strip(" \0") in _ENHANCED:
         return True
-    return image.HasMetaDataKey(_KIND) and image.GetMetaData(_KIND).strip(" \0") in _ENHANCED
+    *plane, depth = image.GetSpacing()
+    says_plane = plane != [1.0, 1.0] or any(has_tag(tag) for tag in _SIZE_TAGS)
+    return says_plane and (depth != 1.0 or any(has_tag(tag) for tag in _DEPTH_TAGS))
 
 
 def has_one_scale(reader: sitk.ImageSeriesReader, slices: int) -> bool:

@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
     if not cases:
         return []
     segmenter = _segmenter(options)
-    older = _results(options.output)
+    older = {case.name: _written_ns(options.output / case.name) for case in cases}
     failed = []
     with tqdm(total=len(cases), unit="case", file=sys.stderr, disable=True if quiet else None) as bar:
         outcomes = predict_cases(
@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
             else:
                 failed.append(outcome)
                 there = options.output / f"{outcome.name}{SUFFIX}"
-                is_old = there in older and _results(options.output).get(there) == older[there]
+                is_old = _written_ns(there) == older[there.name] is not None
                 note = f"; {there} is of an earlier run" if is_old else ""
                 bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}{note}", file=sys.stderr)
             for number in outcome.empty:
@@ -118,11 +118,12 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
     return failed
 
 
-def _results(folder: Path) -> dict[Path, int]:
-    """The results in a folder, and when they were written, ns."""
-    from GSMedSegLib.batch import SUFFIX
-
-    return {file: file.stat().st_mtime_ns for file in folder.glob(f"*{SUFFIX}")}
+def _written_ns(result: Path) -> int | None:
+    """When a result was written; None where there is none."""
+    try:
+        return result.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _segmenter(options: argparse.Namespace) -> CaseSegmenter | PacedSegmenter:

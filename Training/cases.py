@@ -110,7 +110,8 @@ def choose_patients(
 
     Args:
         patients: of all sources together, for one may have cases in several.
-        share: of the patients that were not seen, rounded, but at least one and not all; 0 for none.
+        share: of the patients that were not seen, rounded, but at least one, and not all if there are two; 0
+            for none.
         seed: of the order.
         seen: patients that the weights were trained on already: never chosen.
 
@@ -128,8 +129,9 @@ def choose_patients(
     unseen = everyone.difference(seen)
     if not unseen:
         raise ValueError(
-            "the weights to start from were trained on all these patients, none is left to validate with; "
-            "give others as `path`, or share 0 to do without"
+            "the weights to start from were trained on all these patients, by their names or their images; "
+            "none is left to validate with: give others as `path`, a `patient` pattern that tells people of "
+            "the same name apart, or share 0 to do without"
         )
     count = min(max(1, math.floor(share * len(unseen) + 0.5)), max(1, len(unseen) - 1))
     order = sorted(unseen, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
@@ -158,8 +160,12 @@ class Data:
         return sum(len(cases) for _, cases in self.training)
 
 
-def find_data(config: Config) -> Data:
+def find_data(config: Config, ranks: Ranks | None = None) -> Data:
     """The cases that the settings name, split by patient.
+
+    Args:
+        config: of the run.
+        ranks: the processes that train together; the first decides on the split. This one alone by default.
 
     Raises:
         ValueError: no data, none left to train on, or validation cases that are trained on or were by the run
@@ -170,7 +176,7 @@ def find_data(config: Config) -> Data:
         raise ValueError(
             "there is nothing to train on; give a folder of cases as --data, or sources in the file"
         )
-    wanted = config.validation
+    wanted, ranks = config.validation, ranks or Ranks()
     found = {
         source: find_sources(Path(config.root) / source.path, reading=_reading(source))
         for source in config.data
@@ -178,8 +184,9 @@ def find_data(config: Config) -> Data:
     }
     before = seen_before(config.output, config.init)
     everything = [case for cases in found.values() for case in cases]
-    seen = {patient_of(case, wanted.patient) for case in seen_among(everything, wanted.patient, before)}
-    patients = (patient_of(case, wanted.patient) for case in everything)
+    patients = [patient_of(case, wanted.patient) for case in everything]
+    known = seen_among(everything, wanted.patient, before) if ranks.first else []
+    seen = ranks.agree({patient_of(case, wanted.patient) for case in known})
     share = 0.0 if wanted.path else wanted.share
     kept = choose_patients(patients, share, config.seed, seen)
     training: list[tuple[Source, list[CaseSource]]] = []
@@ -203,42 +210,44 @@ def find_data(config: Config) -> Data:
         validation = find_sources(
             Path(config.root) / wanted.path, reading=Reading(wanted.limit_objects or None, window_of(config))
         )
-    _check_apart(training, validation, before, wanted)
+    problem = ranks.agree(_in_both(training, validation, before, wanted) if ranks.first else "")
+    if problem:
+        raise ValueError(problem)
     if wanted.limit_cases and len(validation) > wanted.limit_cases:
         step = len(validation) / wanted.limit_cases
         validation = [validation[int(n * step)] for n in range(wanted.limit_cases)]
     return Data(training, validation, before, len(seen) if share else 0)
 
 
-def _check_apart(
+def _in_both(
     training: Iterable[tuple[Source, list[CaseSource]]],
     validation: Sequence[CaseSource],
     before: Collection[Trace],
     wanted: Validation,
-) -> None:
-    """Raises when cases to validate with are trained on, now or before this run, or copies of them are.
+) -> str:
+    """What is wrong where cases to validate with, or copies of them, are trained on now or were before.
 
     Args:
         training: the cases of every source.
         validation: the cases to validate with.
         before: what the weights to start from were trained on.
         wanted: the settings.
-
-    Raises:
-        ValueError: names some of them.
     """
+    if not validation:
+        return ""
     pattern = "" if wanted.path else wanted.patient
     now = [trace_of(case, pattern) for _, cases in training for case in cases]
     if both := [case.name for case in seen_among(validation, pattern, now)]:
-        raise ValueError(
-            f"these cases, copies of them or others of their patients, are trained on and validated with: "
+        return (
+            "these cases, copies of them or others of their patients, are trained on and validated with: "
             f"{', '.join(both[:5])}; take them out of one"
         )
     if earlier := [case.name for case in seen_among(validation, pattern, before)]:
-        raise ValueError(
+        return (
             f"the weights to start from were trained on cases of {wanted.path}, or others of their patients: "
             f"{', '.join(earlier[:5])}; give others to validate with"
         )
+    return ""
 
 
 def window_of(config: Config) -> tuple[float, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -64,7 +64,7 @@ def save(path: Path, state: State, settings: Mapping[str, Any]) -> None:
         "step": state.step,
         "curves": state.curves,
         "best_step": state.best_step,
-        "seen": [tuple(trace) for trace in sorted(state.seen)],
+        "trained_on": [tuple(trace) for trace in sorted(state.seen)],
         "before": [tuple(trace) for trace in sorted(state.before)],
         "settings": dict(settings),
     }
@@ -104,7 +104,7 @@ def resume(path: Path, state: State) -> Mapping[str, Any] | None:
             state.scaler.load_state_dict(stored["scaler"])
         state.step = int(stored["step"])
         state.curves, state.best_step = dict(stored["curves"]), stored["best_step"]
-        state.seen, state.before = _traces(stored["seen"]), _traces(stored["before"])
+        state.seen, state.before = _traces(stored, "trained_on"), _traces(stored, "before")
         settings: dict[str, Any] = stored["settings"]
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -125,19 +125,26 @@ def seen_before(output: str, init: str) -> frozenset[Trace]:
         ValueError: the checkpoint is damaged.
     """
     own = Path(output) / LAST
-    path, entry = (own, "before") if own.is_file() else (Path(init).parent / LAST, "seen")
+    path, entry = (own, "before") if own.is_file() else (Path(init).parent / LAST, "trained_on")
     if not own.is_file() and not (Path(init).is_file() and path.is_file()):
         return frozenset()
     try:
-        return _traces(torch.load(path, map_location="cpu", weights_only=True, mmap=True)[entry])
+        return _traces(torch.load(path, map_location="cpu", weights_only=True, mmap=True), entry)
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         what = "" if path == own else f", which should say what {init} were trained on,"
         raise ValueError(f"{path}{what} is damaged, or of another program; move it away ({reason})") from None
 
 
-def _traces(stored: Iterable[tuple[str, str, tuple[str, ...], str]]) -> frozenset[Trace]:
-    return frozenset(Trace(*trace) for trace in stored)
+def _traces(stored: object, entry: str) -> frozenset[Trace]:
+    """What an entry of a checkpoint remembers; nothing where it was made before there was such an entry.
+
+    Raises:
+        ValueError: it is no checkpoint of ours.
+    """
+    if not isinstance(stored, dict) or "model" not in stored:
+        raise ValueError("no weights are in it")
+    return frozenset(Trace(*trace) for trace in stored.get(entry, ()))
 
 
 def _remembered(state: State) -> dict[str, Any]:

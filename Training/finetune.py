@@ -128,7 +128,7 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     find_precision(config.optimisation.precision, device)  # before the cases are read
     check_tools()
 
-    data = without_broken(find_data(config), config, ranks)
+    data = without_broken(find_data(config, ranks), config, ranks)
     network, metadata, config = start_network(config)
     settings = config.optimisation
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -143,9 +143,10 @@ def train(config: Config, ranks: Ranks | None = None) -> None:
     steps_per_epoch = settings.steps_per_epoch or max(1, math.ceil(data.count / config.sampling.cases))
     steps = settings.epochs * steps_per_epoch
     check_run(state, data, steps, changed, config)
-    trained = (trace_of(case, _pattern(config)) for _, cases in data.training for case in cases)
     state.before = data.before
-    state.seen = state.seen.union(trained, data.before)
+    if ranks.first:  # who writes the checkpoints
+        trained = (trace_of(case, _pattern(config)) for _, cases in data.training for case in cases)
+        state.seen = state.seen.union(trained, data.before)
     if settings.checkpoint_gradients:
         optimiser.checkpoint_encoder(network)
     if settings.compile:

@@ -258,7 +258,7 @@ class Views:
 
 def _mm_per_pixel(node: Any) -> float:
     """Of a slice view's node; pixels are square."""
-    return float(node.GetFieldOfView()[0] / node.GetDimensions()[0])
+    return float(node.GetFieldOfView()[0] / max(1, node.GetDimensions()[0]))
 
 
 def _scaler(node: Any) -> Callable[[float], None]:

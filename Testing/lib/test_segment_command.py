@@ -138,7 +138,9 @@ def test_a_voxel_size_that_is_made_up_is_said(
     (tmp_path / "image.nrrd").write_bytes(header.encode() + array.astype("<i2").tobytes())
     arguments = ["segment", tmp_path / "image.nrrd", "-o", tmp_path / "o.nrrd", "--weights", weights]
     assert main([*map(str, arguments), "--fg", "12,10,9"]) == 0
-    assert "image.nrrd: its header gives no voxel size; 1 mm is taken" in capsys.readouterr().err
+    assert (
+        "image.nrrd: its header does not say how large a voxel is; 1 mm is taken" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

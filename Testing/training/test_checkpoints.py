@@ -147,12 +147,14 @@ def test_what_weights_were_trained_on(make_state, tmp_path):
     smith, doe = Trace("a", "1f", ("/a.npz",), "Smith"), Trace("b", "", ("/b", "/c"), "")
     save(tmp_path / "last.pt", replace(make_state(0), seen=frozenset({smith, doe})), {})
     assert seen_before(output, str(weights)) == {smith, doe}
+    torch.save({"model": {}, "seen": ["P001"]}, tmp_path / "last.pt")
+    assert seen_before(output, str(weights)) == frozenset(), "one of before anything was remembered"
     (tmp_path / "next").mkdir()
     save(tmp_path / "next" / "last.pt", replace(make_state(0), before=frozenset({doe})), {})
     assert seen_before(output, str(weights)) == {doe}
 
 
-@pytest.mark.parametrize("content", [b"PK", ["a list"], {"model": {}}])
+@pytest.mark.parametrize("content", [b"PK", ["a list"], torch.zeros(3), {"weights": {}}])
 def test_a_checkpoint_that_is_none_of_ours_tells_nothing(tmp_path, content):
     weights, last = tmp_path / "weights.safetensors", tmp_path / "last.pt"
     weights.write_bytes(b"")

@@ -406,7 +406,7 @@ def test_whom_earlier_runs_were_trained_on_validates_no_later_one(config, cases,
         another(cases / "a.npz", tmp_path / f"{name}.npz")
     second = after(config, data=(Source(path=str(others)),))
     train(second)
-    assert {name for name, *_ in last(second)["seen"]} == set("abcdef")
+    assert {name for name, *_ in last(second)["trained_on"]} == set("abcdef")
     third = after(second, data=config.data)
     for seed in range(5):
         data = find_data(replace(third, seed=seed, validation=Validation(share=0.3)))
