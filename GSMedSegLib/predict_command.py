@@ -102,7 +102,8 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
             else:
                 failed.append(outcome)
                 there = options.output / f"{outcome.name}{SUFFIX}"
-                is_old = _written_ns(there) == older[there.name] is not None
+                before = older[there.name]
+                is_old = before is not None and _written_ns(there) == before
                 note = f"; {there} is of an earlier run" if is_old else ""
                 bar.write(f"gsmedseg: error: {outcome.name}: {reason(outcome.error)}{note}", file=sys.stderr)
             for number in outcome.empty:

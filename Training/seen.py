@@ -109,11 +109,11 @@ def _digest_of(image: Path, nbytes: int, changed_ns: int) -> str:
     Raises:
         OSError, BadZipFile, KeyError: it cannot be read, or is no such file.
     """
-    if image.suffix == ".npz":
+    if image.suffix.lower() == ".npz":
         with zipfile.ZipFile(image) as archive:
             member = archive.getinfo("imgs.npy")
         return f"{member.CRC:08x} {member.file_size}"
-    if image.suffix in _HEADERS:
+    if image.suffix.lower() in _HEADERS:
         return ""
     digest = hashlib.sha256(str(nbytes).encode())
     with image.open("rb") as stream:

@@ -38,8 +38,8 @@ class LastWins(CaseSegmenter):
 
     def paint(self, segments: Iterable[Segment]) -> LabelArray:
         """Labels; of several objects at a voxel the last."""
-        first, *others = segments
-        return paint_in_order([first, *others], first.shape)
+        several = list(segments)
+        return paint_in_order(several, several[0].shape)
 
 
 WAYS: dict[str, type[CaseSegmenter]] = {"surest": CaseSegmenter, "last": LastWins}

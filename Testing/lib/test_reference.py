@@ -250,7 +250,7 @@ def test_the_public_networks_size(blobs):
 
     torch.manual_seed(0)
     monai = vista3d132().eval().requires_grad_(False)
-    image, clicks = blobs(60, 60, 80), [fg(30, 30, 40), bg(60, 20, 50)]
+    image, clicks = blobs(72, 60, 80), [fg(30, 30, 40), bg(60, 20, 50)]
     theirs = monais_logits(monai, image, clicks, roi=64)
     strategy = ReferenceStrategy(Engine(build_network(monai.state_dict()), "cpu", "fp32"), roi=64)
     strategy.set_image(image, (1.0, 1.0, 1.0))

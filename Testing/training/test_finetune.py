@@ -674,8 +674,8 @@ def test_mistakes_end_with_one_line(tmp_path, cases, capsys, overrides, message)
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 1], ids=["a case each", "nothing for the second"])
 def test_two_processes_train_as_one(tmp_path, cases, count):
-    """The same cases a step, over one process or two, the second idle or not: ten equal losses."""
-    options = ["--epochs", "10", "--cases", str(count), "--share", "0.25", "--every", "5"]
+    """The same cases a step, over one process or two, the second idle or not: twenty equal losses."""
+    options = ["--epochs", "20", "--cases", str(count), "--share", "0.25", "--every", "10"]
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -691,7 +691,7 @@ def test_two_processes_train_as_one(tmp_path, cases, count):
         config = Config(output=str(folder / "run"))
         found.append((losses(config), last(config)["curves"]))
     (one, curves_of_one), (two, curves_of_two) = found
-    assert len(one) == len(set(one)) == 10
+    assert len(one) == len(set(one)) == 20
     assert one == pytest.approx(two, abs=1e-4)
     assert curves_of_one[0]["dice"] == pytest.approx(curves_of_two[0]["dice"], abs=1e-6)
-    assert sorted(curves_of_one) == sorted(curves_of_two) == [0, 5, 10]
+    assert sorted(curves_of_one) == sorted(curves_of_two) == [0, 10, 20]

@@ -635,8 +635,8 @@ def test_nobody_enters_without_the_token(server: WebServer):
 def test_memory_of_server_and_page_stays_flat(opened: Page, server: WebServer):
     from Testing.benchmarks.web import long_session
 
-    warm, after, later = long_session(opened, server, clicks=12, every=4)
-    assert warm["clicks"] == 4
+    warm, after, later = long_session(opened, server, clicks=24, every=8)
+    assert warm["clicks"] == 8
     # A mask kept per click would be little, but a view, a texture or an image of the series is not.
     assert later["server"] - after["server"] < 10
     assert later["page"] - after["page"] < 7
