@@ -463,6 +463,7 @@ def test_a_run_keeps_its_split_when_the_run_before_it_is_deleted(config, cases, 
     later = after(config, validation=Validation(share=0.2, every=1))
     train(later)
     (Path(config.output) / "last.pt").unlink()
+    assert find_data(later).left_out == 4
     train(longer(later, epochs=4))
     assert {name for curve in last(later)["curves"].values() for name in curve["cases"]} == {"e"}
 
