@@ -1,6 +1,6 @@
 """Challenge cases: NumPy archives of an image, its spacing, and the boxes and clicks of every class.
 
-Keys: `imgs` (K, J, I) uint8, `spacing` 3 numbers in mm, optionally `gts` and `prev_pred` (K, J, I) labels,
+Keys: `imgs` (K, J, I) uint8 (or what it holds without loss), `spacing` 3 numbers in mm, optionally `gts` and `prev_pred` (K, J, I) labels,
 `boxes` and `clicks` object arrays of one dict a class, in class order, and `clicks_order`, which tells the
 order of a class's foreground and background clicks. The result of a prediction is `segs`,
 in a file of the same name.
@@ -72,7 +72,7 @@ class Case:
             wrong = self.image.ndim != 3 or self.image.size == 0
             raise ValueError(
                 f"imgs must be 3D (K, J, I) uint8, got shape {self.image.shape} {self.image.dtype}; "
-                + ("give one volume" if wrong else "clip and scale the intensities to 0..255 first")
+                + ("give one volume" if wrong else "clip, scale and round the intensities to 0..255 first")
             )
         if len(self.spacing_mm) != 3 or not all(math.isfinite(mm) and mm > 0 for mm in self.spacing_mm):
             raise ValueError(f"spacing must be three positive numbers (mm), got {self.spacing_mm}")
@@ -114,13 +114,21 @@ def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB, *, labels: b
         k_mm, j_mm, i_mm = spacing.tolist()
         return Case(
             name=path.name.removesuffix(".npz"),
-            image=image,
+            image=_as_bytes(image),
             spacing_mm=(k_mm, j_mm, i_mm),
             truth=archive.labels("gts") if labels and "gts" in archive else None,
             boxes=None if boxes is None else tuple(_read_box(entry) for entry in boxes),
             clicks=None if clicks is None else _read_clicks(clicks, archive.nested("clicks_order")),
             prev_pred=archive.labels("prev_pred") if labels and "prev_pred" in archive else None,
         )
+
+
+def _as_bytes(image: NDArray[Any]) -> NDArray[Any]:
+    """Grey values as uint8 where it holds every one of them, else as they are: some tools write int64."""
+    if image.dtype.kind not in "uif" or image.size == 0 or not (image.min() >= 0 and image.max() <= 255):
+        return image
+    rounded = image.astype(np.uint8, copy=False)
+    return rounded if np.array_equal(rounded, image) else image
 
 
 def read_labels(path: str | os.PathLike[str], key: str = "gts", max_gb: float = MAX_GB) -> LabelArray:

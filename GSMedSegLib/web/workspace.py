@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -311,7 +312,8 @@ class Workspace:
             ValueError: the point is outside the image, or the segment is locked.
         """
         interaction = self.interaction
-        interaction.add_click(self._chosen(), ras, positive)
+        with self._chosen() as segment_id:
+            interaction.add_click(segment_id, ras, positive)
         self._ask()
 
     def box(self, corners_ras: ArrayLike) -> None:
@@ -322,7 +324,8 @@ class Workspace:
             ValueError: the box misses the image, or the segment is locked.
         """
         interaction = self.interaction
-        interaction.set_box(self._chosen(), corners_ras)
+        with self._chosen() as segment_id:
+            interaction.set_box(segment_id, corners_ras)
         self._ask()
 
     def undo(self) -> None:
@@ -421,8 +424,19 @@ class Workspace:
         self.changes += 1
         self.interaction.segment(self.segment_id)
 
-    def _chosen(self) -> str:
-        return self.segment_id or self.add_segment()
+    @contextlib.contextmanager
+    def _chosen(self) -> Iterator[str]:
+        """The chosen segment, or a new one, which goes again when what it is made for is refused."""
+        if self.segment_id:
+            yield self.segment_id
+            return
+        segment_id = self.add_segment()
+        try:
+            yield segment_id
+        except ValueError:
+            self._node().GetSegmentation().RemoveSegment(segment_id)
+            self.segment_id = ""
+            raise
 
     def _stepped(self, segment_id: str | None) -> None:
         if segment_id is None:

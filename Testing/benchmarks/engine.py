@@ -202,9 +202,10 @@ class Side:
         other.close()
         self.pipe.recv()
 
-    def __call__(self, task: str) -> tuple[float, Any]:
+    def __call__(self, task: str) -> Any:
+        """What the side answers to a task; most answer with seconds and a result."""
         self.pipe.send(task)
-        return self.pipe.recv()  # type: ignore[no-any-return]
+        return self.pipe.recv()
 
     def end(self) -> float:
         """Stop; returns the peak memory in GiB."""

@@ -89,8 +89,10 @@ def main() -> int:
     keep_freed_memory()
     sources = []
     for source in find_sources(options.data / "dev", reading=Reading(objects=options.objects)):
-        if options.only in source.name and len(np.unique(source.load().case.truth)) > 2:
-            sources.append(source)
+        if options.only in source.name:
+            truth = source.load().case.truth
+            if truth is not None and len(np.unique(truth)) > 2:
+                sources.append(source)
     if not sources:
         print(
             "merging: error: no case with several objects was found; see --data and --only", file=sys.stderr

@@ -76,7 +76,9 @@ def main() -> int:
         return time.perf_counter() - began
 
     rng = np.random.default_rng(1)
-    voxels = [(128, 120, 140), *[tuple(int(x) for x in rng.integers(90, 170, 3)) for _ in range(CLICKS)]]
+    voxels = [(128, 120, 140)]
+    for k, j, i in rng.integers(90, 170, (CLICKS, 3)).tolist():
+        voxels.append((k, j, i))
     clicks: list[Click] = []
     rows: list[dict[str, Any]] = []
     for number, kji in enumerate(voxels):

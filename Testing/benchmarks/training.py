@@ -84,7 +84,7 @@ class Seed:
         loss = sum(self.loss(logits[[n]], targets[[n]]) for n in range(len(targets))) / len(targets)
         loss.backward()
         self.optimiser.step()
-        return loss.item()
+        return float(loss)
 
 
 class Ours:
@@ -98,7 +98,7 @@ class Ours:
         self.config = settings(precision, learning_rate=2e-5, weight_decay=1e-5, ema=0.0, warmup_steps=0)
         weights = {name: tensor.clone() for name, tensor in weights.items()}
         network = build_network(weights).train().requires_grad_(True)
-        network = network.to(memory_format=torch.channels_last_3d)
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         optimiser = make_optimiser(network, self.config.optimisation)
         self.state = State(network, network, optimiser, torch.amp.GradScaler("cpu", enabled=False))
 
@@ -123,7 +123,7 @@ def prompts(example: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def best_of(turns: int, *sides: Callable[[], Any]) -> list[float]:
     """The shortest time of each side, in seconds; they take turns."""
-    times = [[] for _ in sides]
+    times: list[list[float]] = [[] for _ in sides]
     for _ in range(turns):
         for side, found in zip(sides, times, strict=True):
             began = time.perf_counter()
@@ -142,7 +142,7 @@ def compare(turns: int) -> dict[str, float]:
     exact = Ours(weights, "fp32")
     mine = [exact.step(example) for _ in range(3)]
     fast = Ours(weights, "auto")
-    sides = (
+    sides: tuple[Callable[[], float], ...] = (
         lambda: seed.step(example, coords, labels),
         lambda: exact.step(example),
         lambda: fast.step(example),

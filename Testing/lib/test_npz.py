@@ -90,6 +90,15 @@ def test_numbers_of_every_kind(path: Path) -> None:
     assert case.prev_pred.dtype == np.uint8
 
 
+@pytest.mark.parametrize("dtype", ["i8", ">i2", "f4", "f2", "u4"])
+def test_grey_values_of_other_types_that_are_bytes(path: Path, dtype: str) -> None:
+    image = IMAGE.copy()
+    image[0, 0, :2] = 0, 255
+    case = read_case(official(path, imgs=image.astype(dtype)))
+    assert case.image.dtype == np.uint8
+    np.testing.assert_array_equal(case.image, image)
+
+
 def test_fortran_order_and_big_endian(path: Path) -> None:
     official(path, imgs=np.asfortranarray(IMAGE), gts=TRUTH.astype(">u2"), spacing=np.array([1, 2, 3], ">f4"))
     case = read_case(path)
@@ -221,7 +230,11 @@ def test_the_truth_kept_apart(path: Path) -> None:
     [
         ({"imgs": None}, "the key 'imgs' is missing; the file has: spacing"),
         ({"spacing": None}, "the key 'spacing' is missing; the file has: imgs"),
-        ({"imgs": IMAGE.astype(np.float32)}, r"imgs must be 3D \(K, J, I\) uint8, got .* float32"),
+        ({"imgs": IMAGE + 0.5}, r"imgs must be 3D \(K, J, I\) uint8, got .* float64; clip, scale and round"),
+        ({"imgs": IMAGE.astype(np.int16) - 1}, "uint8, got .* int16"),
+        ({"imgs": IMAGE.astype(np.int64) + 256}, "uint8, got .* int64"),
+        ({"imgs": np.full(IMAGE.shape, np.nan)}, "uint8, got .* float64"),
+        ({"imgs": IMAGE.astype(complex)}, "uint8, got .* complex128"),
         ({"imgs": IMAGE[0]}, r"imgs must be 3D .* \(5, 6\)"),
         ({"imgs": IMAGE[None]}, "imgs must be 3D"),
         ({"imgs": IMAGE[:0]}, "imgs must be 3D"),

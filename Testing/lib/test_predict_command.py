@@ -163,7 +163,7 @@ def test_bad_cases_are_named_and_the_others_go_on(
     bad: dict[str, tuple[dict[str, Any], str]] = {
         "b_key": ({"imgs": None}, "the key 'imgs' is missing; the file has: spacing, clicks"),
         "c_spacing": ({"spacing": None}, "the key 'spacing' is missing"),
-        "d_dtype": ({"imgs": image.astype(np.float32)}, "imgs must be 3D (K, J, I) uint8"),
+        "d_dtype": ({"imgs": image + 0.5}, "imgs must be 3D (K, J, I) uint8"),
         "e_nan": ({"imgs": np.full(SHAPE, np.nan)}, "imgs must be 3D (K, J, I) uint8"),
         "f_2d": ({"imgs": image[0]}, "must be 3D (K, J, I) uint8, got shape (24, 28) uint8; give one volume"),
         "g_4d": ({"imgs": image[None]}, "imgs must be 3D (K, J, I) uint8, got shape (1, 20, 24, 28)"),

@@ -36,7 +36,7 @@ ORIGIN_LPS_MM = (-20.0, 15.0, 40.0)
 def make_image() -> NDArray[np.int16]:
     """(30, 50, 60) noise, a bright ellipsoid around (15, 25, 30), a darker ball around (15, 25, 50)."""
     k, j, i = np.mgrid[:30, :50, :60].astype(np.float32)
-    image = np.random.default_rng(0).normal(0, 6, k.shape)
+    image: NDArray[np.float64] = np.random.default_rng(0).normal(0, 6, k.shape)
     image[((k - 15) / 6) ** 2 + ((j - 25) / 9) ** 2 + ((i - 30) / 10) ** 2 < 1] += 120
     image[((k - 15) * 2) ** 2 + ((j - 25) * 1.2) ** 2 + (i - 50) ** 2 < 49] += 60
     return image.astype(np.int16)
@@ -233,7 +233,8 @@ class Page:
         """(K, J, I) the label map, as it is saved."""
         path = folder / "labels.nii.gz"
         path.write_bytes(self.saved("nii.gz"))
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        labels: NDArray[np.uint8] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        return labels
 
     def picture(self, view: str) -> NDArray[np.uint8]:
         """(H, W, 3) of a view, as it is on the screen."""

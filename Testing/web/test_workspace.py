@@ -297,6 +297,9 @@ def test_images_are_told_apart_by_voxels_and_place(image: Volume):
 def test_what_is_wrong_is_refused(workspace: Workspace):
     with pytest.raises(ValueError, match="outside the image"):
         workspace.click(ras_of((100, 0, 0)), True)
+    with pytest.raises(ValueError, match="the box is outside"):
+        workspace.box([ras_of((100, 0, 0)), ras_of((110, 5, 5))])
+    assert workspace.rows() == []  # no segment was left for what was refused
     two_segments(workspace)
     first = workspace.rows()[0].id
     with pytest.raises(ValueError, match="needs a name"):
