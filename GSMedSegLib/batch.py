@@ -26,7 +26,8 @@ class Outcome:
         classes: how many the case has; 0 when it failed.
         empty: numbers of the classes (from 1) that came out without a voxel.
         unclicked: those of them that had no foreground click.
-        warnings: what the segmenter had to say.
+        warnings: what reading it and the segmenter had to say.
+        spacing_reversed: whether its spacing was taken in another order than that of the axes.
         error: why there is no result; None when it is written.
     """
 
@@ -35,6 +36,7 @@ class Outcome:
     empty: tuple[int, ...] = ()
     unclicked: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    spacing_reversed: bool = False
     error: Exception | None = None
 
 
@@ -68,7 +70,7 @@ def predict_cases(
         cases: the .npz files.
         output: an existing folder other than that of the cases.
         save_nifti: write CASE.nii.gz too: NIfTI axes 0, 1, 2 are the array's axes 0, 1, 2, as in the seed
-            method, and the affine is diag(spacing).
+            method, and the affine is their diag(spacing).
         started: called with every case before it is read.
 
     Yields:
@@ -76,14 +78,15 @@ def predict_cases(
     """
     for path in cases:
         started(path)
+        notes: list[str] = []
         name = path.name.removesuffix(SUFFIX)
         try:
-            case = read_case(path, labels=False)
+            case = read_case(path, labels=False, noted=notes.append)
             labels = segmenter.segment(case)
             write_segs(output / path.name, labels)
             if save_nifti:
                 write_labelmap(
-                    output / f"{name}.nii.gz", labels.transpose(), np.diag([*case.spacing_mm, 1.0])
+                    output / f"{name}.nii.gz", labels.transpose(), np.diag([*case.spacing_kji_mm, 1.0])
                 )
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             yield Outcome(name, error=error)
@@ -96,5 +99,6 @@ def predict_cases(
             classes=len(prompts),
             empty=tuple(empty),
             unclicked=tuple(n for n in empty if not any(click.positive for click in prompts[n - 1][0])),
-            warnings=getattr(segmenter, "warnings", ()),
+            warnings=(*notes, *getattr(segmenter, "warnings", ())),
+            spacing_reversed=case.spacing_reversed,
         )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from GSMedSegLib.cropped import Voxel
+from GSMedSegLib.edits import obeying
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case
 from GSMedSegLib.predictor import Predictor
@@ -37,7 +38,7 @@ class CaseSegmenter:
         self.window = predictor.window
         self._shrink = shrink
         self._image: NDArray[np.uint8] | None = None
-        self._spacing_mm = (0.0, 0.0, 0.0)
+        self._spacing_kji_mm = (0.0, 0.0, 0.0)
 
     def segment(self, case: Case) -> LabelArray:
         """Segment all classes; one with nothing to start from stays empty, for no click is made up.
@@ -59,12 +60,12 @@ class CaseSegmenter:
         Raises:
             ValueError: a constant image.
         """
-        if case.image is self._image and case.spacing_mm == self._spacing_mm:
+        if case.image is self._image and case.spacing_kji_mm == self._spacing_kji_mm:
             return
         self._image = None
-        k_mm, j_mm, i_mm = (mm * self._shrink for mm in case.spacing_mm)
+        k_mm, j_mm, i_mm = (mm * self._shrink for mm in case.spacing_kji_mm)
         self._predictor.set_image(_averaged(case.image, self._shrink), np.diag([i_mm, j_mm, k_mm, 1.0]))
-        self._image, self._spacing_mm = case.image, case.spacing_mm
+        self._image, self._spacing_kji_mm = case.image, case.spacing_kji_mm
 
     def segment_class(self, index: int, prompts: ClassPrompts) -> Segment:
         """Segment one class of the image; empty when there is nothing to start from.
@@ -82,7 +83,12 @@ class CaseSegmenter:
         if not self._predictor.can_segment(name):
             return empty_segment((k, j, i))
         segment = self._predictor.segment(name)
-        return segment if self._shrink == 1 else _enlarged(segment, self._shrink, (k, j, i))
+        if self._shrink == 1:
+            return segment
+        large = _enlarged(segment, self._shrink, (k, j, i))
+        if segment.view is None:  # of the reference strategy, which promises nothing of a clicked voxel
+            return large
+        return obeying(large, prompts[0])
 
     def paint(self, segments: Iterable[Segment]) -> LabelArray:
         """(K, J, I) labels of all classes, in order; overlaps go as the strategy has it.
@@ -131,14 +137,17 @@ def prompts_of(case: Case) -> list[ClassPrompts]:
     ]
 
 
-def _averaged(image: NDArray[np.uint8], side: int) -> NDArray[np.generic]:
-    """(⌈K/side⌉, ⌈J/side⌉, ⌈I/side⌉) float32 means of blocks, the image's edge repeated to fill the last."""
+def _averaged(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(⌈K/side⌉, ⌈J/side⌉, ⌈I/side⌉) means of blocks, the image's edge repeated to fill the last.
+
+    Rounded, for 8 bits tell a predictor that the grey values were put into a window before.
+    """
     if side == 1:
         return image
     padded = np.pad(image, [(0, -n % side) for n in image.shape], mode="edge")
     k, j, i = (n // side for n in padded.shape)
     means: NDArray[np.float32] = padded.reshape(k, side, j, side, i, side).mean((1, 3, 5), dtype=np.float32)
-    return means
+    return np.rint(means).astype(np.uint8)
 
 
 def _enlarged(segment: Segment, side: int, shape: tuple[int, int, int]) -> Segment:

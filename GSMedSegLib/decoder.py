@@ -171,8 +171,11 @@ def upscale(head: PointHead, low: Tensor, vector: Tensor) -> Tensor:
         (2d, 2h, 2w) float32 logits.
     """
     grow, norm, last = head.output_upscaling[0], head.output_upscaling[1], head.output_convolution
-    grown = grow(low)
-    scale, shift = cast(ChannelNorm, norm).scale_and_shift(grown)
+    grown, affine = grow(low), None
+    if grown.dtype == torch.float32:
+        affine = cast(ChannelNorm, norm).scale_and_shift(grown)
+    else:
+        grown = norm(grown)
     features = grown.permute(0, 2, 3, 4, 1)[0]
     depth, height, width, channels = features.shape
     kernel = (
@@ -181,8 +184,11 @@ def upscale(head: PointHead, low: Tensor, vector: Tensor) -> Tensor:
     padded = torch.zeros(depth + 2, height + 2, width + 2, device=low.device)
     planes = max(1, SLAB_VOXELS[low.device.type] // (height * width))
     for at in range(0, depth, planes):
-        normed = torch.addcmul(shift, features[at : at + planes].float(), scale).to(features.dtype)
-        slab = F.gelu(normed).reshape(-1, channels)
+        slab = features[at : at + planes].reshape(-1, channels)
+        if affine is not None:
+            scale, shift = affine
+            slab = torch.addcmul(shift, slab, scale)
+        slab = F.gelu(slab)
         n = slab.shape[0] // (height * width)
         taps = (kernel @ slab.T).view(3, 3, 3, n, height, width)
         for x in range(3):

@@ -83,7 +83,9 @@ def edited(before: Segment, answer: Segment, click: Click, reach: float = np.inf
 
 def obeying(segment: Segment, clicks: Sequence[Click]) -> Segment:
     """A copy in which every clicked voxel is what its click says."""
-    segment = replace(segment, logits=segment.logits.clone())
+    latest = {click.kji: click.positive for click in clicks}
+    claimed = tuple(kji for kji, positive in latest.items() if positive)
+    segment = replace(segment, logits=segment.logits.clone(), claimed=claimed)
     for click in clicks:
         k, j, i = (slice(x, x + 1) for x in click.kji)
         if not _contains(segment.box, (k, j, i)):

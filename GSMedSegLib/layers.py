@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,8 +14,8 @@ NORM_CHUNK = {"cpu": 8192, "cuda": 2**22}
 """Voxels that a norm sums at once: on a CPU so many that they stay in cache."""
 
 SMALL_CONVOLUTION = 20480
-"""PyTorch runs a float32 3D convolution of one ROI with fewer numbers than this (width left out) by a slow
-path.
+"""PyTorch runs a float32 convolution of one ROI with no more numbers than this (width left out) by a slow
+path, which leaves the channels where the next layer does not want them.
 Source: `use_mkldnn` in ATen's Convolution.cpp."""
 
 
@@ -61,7 +63,7 @@ class ChannelNorm(nn.Module):
 
 
 class OneDnnConv3d(nn.Module):
-    """A 3D convolution that goes to oneDNN even when it is small."""
+    """A 3D convolution that goes to oneDNN even when it is small, or 1×1×1 and on one thread."""
 
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
@@ -72,9 +74,62 @@ class OneDnnConv3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
         padding, stride, dilation, groups = self.settings
-        if x.dtype == torch.float32 and x.shape[:-1].numel() <= SMALL_CONVOLUTION:
-            return torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, groups)
+        if x.dtype == torch.float32:
+            y: Tensor = torch.mkldnn_convolution(x, self.weight, self.bias, padding, stride, dilation, groups)
+            return y
         return F.conv3d(x, self.weight, self.bias, stride, padding, dilation, groups)
+
+
+class DoublingConv3d(nn.Module):
+    """A transposed 3D convolution that doubles the resolution, as a plain one where PyTorch's is slow.
+
+    Eight voxels take the place of one. Each is a sum over the voxel and its next neighbours, so all are one
+    convolution to eight times the channels, which are then put beside each other.
+
+    Source: the sub-pixel convolution of Shi et al., CVPR 2016, arXiv:1609.05158.
+    """
+
+    def __init__(self, conv: nn.ConvTranspose3d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self._eightfold: tuple[Tensor, Tensor | None] | None = None
+
+    @staticmethod
+    def fits(conv: nn.Module) -> bool:
+        """Whether a layer is one that this can stand for."""
+        return isinstance(conv, nn.ConvTranspose3d) and (
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.output_padding,
+            conv.dilation,
+            conv.groups,
+        ) == ((3, 3, 3), (2, 2, 2), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) to (B, C', 2D, 2H, 2W)."""
+        if x.dtype != torch.float32 or x.shape[:-1].numel() > SMALL_CONVOLUTION:
+            return F.conv_transpose3d(x, self.weight, self.bias, stride=2, padding=1, output_padding=1)
+        if self._eightfold is None:
+            self._eightfold = self._as_plain()
+        weight, bias = self._eightfold
+        y = torch.mkldnn_convolution(F.pad(x, (0, 1) * 3), weight, bias, (0,) * 3, (1,) * 3, (1,) * 3, 1)
+        eight = y.permute(0, 2, 3, 4, 1).unflatten(-1, (2, 2, 2, -1))
+        beside = eight.permute(0, 1, 4, 2, 5, 3, 6, 7).flatten(1, 2).flatten(2, 3).flatten(3, 4)
+        doubled: Tensor = beside.permute(0, 4, 1, 2, 3)
+        return doubled
+
+    def _as_plain(self) -> tuple[Tensor, Tensor | None]:
+        """(8 C', C, 2, 2, 2) weight and bias of the plain convolution.
+
+        Along an axis the first of two new voxels sees the old one through the kernel's middle, the second the
+        old one through its last tap and the next one through its first.
+        """
+        taps = torch.zeros(2, 2, 3)  # new voxel, old voxel, tap
+        taps[0, 0, 1] = taps[1, 0, 2] = taps[1, 1, 0] = 1
+        weight = torch.einsum("nmxyz,aox,bpy,cqz->abcmnopq", self.weight, taps, taps, taps)
+        bias = None if self.bias is None else self.bias.repeat(8)
+        return weight.flatten(0, 3).contiguous(memory_format=torch.channels_last_3d), bias
 
 
 def for_inference(network: Network, precision: torch.dtype) -> Network:
@@ -102,5 +157,7 @@ def _replace(module: nn.Module, on_cpu: bool) -> None:
             setattr(module, name, ChannelNorm(child, in_place=name == "norm2"))
         elif on_cpu and isinstance(child, nn.Conv3d):
             setattr(module, name, OneDnnConv3d(child))
+        elif on_cpu and DoublingConv3d.fits(child):
+            setattr(module, name, DoublingConv3d(cast(nn.ConvTranspose3d, child)))
         else:
             _replace(child, on_cpu)

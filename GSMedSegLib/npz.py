@@ -1,9 +1,12 @@
 """Challenge cases: NumPy archives of an image, its spacing, and the boxes and clicks of every class.
 
-Keys: `imgs` (K, J, I) uint8 (or what it holds without loss), `spacing` 3 numbers in mm, optionally `gts` and `prev_pred` (K, J, I) labels,
-`boxes` and `clicks` object arrays of one dict a class, in class order, and `clicks_order`, which tells the
-order of a class's foreground and background clicks. The result of a prediction is `segs`,
-in a file of the same name.
+Keys: `imgs` (K, J, I) uint8 (or what it holds without loss), `spacing` 3 numbers in mm, optionally `gts` and
+`prev_pred` (K, J, I) labels, `boxes` and `clicks` object arrays of one dict a class, in class order, and
+`clicks_order`, which tells the order of a class's foreground and background clicks. The result of a
+prediction is `segs`, in a file of the same name.
+
+The challenge does not say which axes `spacing` is of: see `seems_reversed`. `spacing_reversed`, a key of our
+own, says it where that would be mistaken.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,11 @@ _MAX_PICKLE_BYTES = 1 << 24
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, EOFError, OSError)
 """What zipfile and NumPy raise on damaged bytes; OSError for a seek to before the start."""
 
+_ALIKE = 0.01
+"""By such a share of themselves two spacings may differ and count as equal."""
+_CLEARLY = 2.0
+"""A volume so many times less elongated in another order of its spacing is taken to have that order."""
+
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
 class Case:
@@ -47,12 +55,13 @@ class Case:
     Attributes:
         name: file name without suffix.
         image: (K, J, I) uint8.
-        spacing_mm: of axes 0, 1, 2, as the file gives them.
+        spacing_mm: as the file gives it; surfaces are scored as if it were of axes 0, 1, 2.
         truth: (K, J, I) unsigned labels, 0 for background; None where the file has none.
         boxes: a Box (or None) per class; None where the file has none.
         clicks: the clicks of each class in the order they were made, None for a round in which the class
             needed none; None where the file has none.
         prev_pred: (K, J, I) unsigned labels of the round before; None where the file has none.
+        spacing_reversed: whether `spacing_mm` is of axes 2, 1, 0.
 
     Raises:
         ValueError: an image that is not 3D uint8, a spacing that is not three positive numbers, label maps of
@@ -66,6 +75,7 @@ class Case:
     boxes: tuple[Box | None, ...] | None = None
     clicks: tuple[tuple[Click | None, ...], ...] | None = None
     prev_pred: LabelArray | None = None
+    spacing_reversed: bool = False
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.size == 0:
@@ -91,14 +101,55 @@ class Case:
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
 
+    @property
+    def spacing_kji_mm(self) -> tuple[float, float, float]:
+        """Of axes 0, 1, 2."""
+        first, second, third = self.spacing_mm
+        return (third, second, first) if self.spacing_reversed else self.spacing_mm
 
-def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB, *, labels: bool = True) -> Case:
+
+def seems_reversed(spacing_mm: Sequence[float], shape: Sequence[int]) -> bool:
+    """Whether a challenge file's spacing is rather of axes 2, 1, 0 than of axes 0, 1, 2.
+
+    The challenge's own scripts write what SimpleITK gives, (x, y, z), beside an array (z, y, x); others write
+    the array's order, and nothing in the file tells. Only numbers of which the first two are alike and the
+    third is not, as of slices (x, y), are ever taken for reversed: when axes 1 and 2 have equal counts and
+    axis 0 another, or when the volume is then much less elongated.
+
+    Args:
+        spacing_mm: three positive numbers.
+        shape: (K, J, I) of the image.
+
+    Source: https://github.com/bowang-lab/MedSAM/blob/main/pre_CT_MR.py, `spacing=img_sitk.GetSpacing()`.
+    """
+    first, second, third = spacing_mm
+    k, j, i = shape
+    if not math.isclose(first, second, rel_tol=_ALIKE) or math.isclose(second, third, rel_tol=_ALIKE):
+        return False
+    if j == i != k:
+        return True
+    return _elongation(spacing_mm, shape) >= _CLEARLY * _elongation(spacing_mm[::-1], shape)
+
+
+def _elongation(spacing_mm: Sequence[float], shape: Sequence[int]) -> float:
+    sides_mm = [mm * n for mm, n in zip(spacing_mm, shape, strict=True)]
+    return max(sides_mm) / min(sides_mm)
+
+
+def read_case(
+    path: str | os.PathLike[str],
+    max_gb: float = MAX_GB,
+    *,
+    labels: bool = True,
+    noted: Callable[[str], None] = lambda note: None,
+) -> Case:
     """Reads a case; the image and the labels are checked, and no code in the file is run.
 
     Args:
         path: the .npz file.
         max_gb: refuse files that unpack to more.
         labels: read `gts` and `prev_pred` too; without, nothing in them can be wrong.
+        noted: called with what was put right: a box that reached beyond the image.
 
     Raises:
         ValueError: names the file and what is wrong: not an archive, truncated, too large, a key missing, a
@@ -111,15 +162,23 @@ def read_case(path: str | os.PathLike[str], max_gb: float = MAX_GB, *, labels: b
         if spacing.shape != (3,) or spacing.dtype.kind not in "uif":
             raise ValueError(f"spacing must be three numbers (mm), got shape {spacing.shape} {spacing.dtype}")
         boxes, clicks = archive.objects("boxes"), archive.objects("clicks")
-        k_mm, j_mm, i_mm = spacing.tolist()
-        return Case(
+        first, second, third = spacing.tolist()
+        case = Case(
             name=path.name.removesuffix(".npz"),
             image=_as_bytes(image),
-            spacing_mm=(k_mm, j_mm, i_mm),
+            spacing_mm=(first, second, third),
             truth=archive.labels("gts") if labels and "gts" in archive else None,
-            boxes=None if boxes is None else tuple(_read_box(entry) for entry in boxes),
             clicks=None if clicks is None else _read_clicks(clicks, archive.nested("clicks_order")),
             prev_pred=archive.labels("prev_pred") if labels and "prev_pred" in archive else None,
+        )
+        if "spacing_reversed" in archive:
+            is_reversed = bool(archive.array("spacing_reversed").tolist())
+        else:
+            is_reversed = seems_reversed(case.spacing_mm, case.image.shape)
+        return replace(
+            case,
+            boxes=None if boxes is None else _read_boxes(boxes, case.image.shape, noted),
+            spacing_reversed=is_reversed,
         )
 
 
@@ -176,6 +235,8 @@ def write_truth(path: str | os.PathLike[str], truth: NDArray[Any]) -> None:
 def write_case(path: str | os.PathLike[str], case: Case) -> None:
     """Writes a case as the challenge does, whole or not at all; `case.name` is left to the file name.
 
+    `spacing_reversed` is added only where `seems_reversed` would say otherwise.
+
     Raises:
         OSError: the file cannot be written.
     """
@@ -192,6 +253,8 @@ def write_case(path: str | os.PathLike[str], case: Case) -> None:
         arrays["clicks_order"] = _order_array(case.clicks)
     if case.prev_pred is not None:
         arrays["prev_pred"] = case.prev_pred
+    if case.spacing_reversed != seems_reversed(case.spacing_mm, case.image.shape):
+        arrays["spacing_reversed"] = np.array(case.spacing_reversed)
     _write(path, arrays)
 
 
@@ -301,14 +364,38 @@ def _objects(elements: list[Any]) -> NDArray[Any]:
     return array
 
 
+def _read_boxes(
+    entries: list[Any], shape: Sequence[int], noted: Callable[[str], None]
+) -> tuple[Box | None, ...]:
+    """The boxes of all classes, each as far as it is in the image."""
+    boxes = []
+    for number, entry in enumerate(entries, start=1):
+        given = _read_box(entry)
+        inside = None if given is None else _clipped(given, shape)
+        if inside != given:
+            noted(f"the box of class {number} reaches beyond the image; what is inside is used")
+        boxes.append(inside)
+    return tuple(boxes)
+
+
+def _clipped(box: Box, shape: Sequence[int]) -> Box:
+    """A box without what is outside the image; one that is wholly outside stays as it is."""
+    k, j, i = (max(low, 0) for low in box.min_kji)
+    k_max, j_max, i_max = (min(high, n - 1) for high, n in zip(box.max_kji, shape, strict=True))
+    if k > k_max or j > j_max or i > i_max:
+        return box
+    return Box((k, j, i), (k_max, j_max, i_max), None if box.mid_k is None else min(max(box.mid_k, k), k_max))
+
+
 def _read_box(entry: Any) -> Box | None:
     if entry is None or entry == {}:
         return None
-    names = ("z_min", "z_mid_y_min", "z_mid_x_min", "z_max", "z_mid_y_max", "z_mid_x_max", "z_mid")
+    names = ("z_min", "z_mid_y_min", "z_mid_x_min", "z_max", "z_mid_y_max", "z_mid_x_max")
     if not isinstance(entry, dict) or not all(name in entry for name in names):
         raise ValueError(f"boxes must be dicts with {', '.join(names)}, got {entry!r:.200}")
-    k, j, i, k_max, j_max, i_max, k_mid = (_whole(entry[name]) for name in names)
-    return Box((k, j, i), (k_max, j_max, i_max), k_mid)
+    k, j, i, k_max, j_max, i_max = (_whole(entry[name]) for name in names)
+    k_mid = entry.get("z_mid")
+    return Box((k, j, i), (k_max, j_max, i_max), None if k_mid is None else _whole(k_mid))
 
 
 def _box_entry(box: Box) -> dict[str, int]:

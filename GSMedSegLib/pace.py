@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from GSMedSegLib.case_segmenter import CaseSegmenter, ClassPrompts, prompts_of
 from GSMedSegLib.challenge import CLICK_ROUNDS
 from GSMedSegLib.labels import LabelArray
@@ -28,7 +31,7 @@ class Effort:
     Attributes:
         name: for the warning, such as "bf16, half resolution".
         load: makes the segmenter, when it is needed first.
-        seconds: that it has taken so far.
+        seconds: that it has taken so far, on the image at hand.
         work: that it has done so far, in first clicks.
     """
 
@@ -52,7 +55,8 @@ class PacedSegmenter:
     """Segments cases within a time limit; a `challenge.Segmenter`.
 
     The challenge limits all runs of a case together; a run's share goes by its clicks. The time of each class
-    is foretold from those before it, and a case that would come too late goes on with less effort.
+    is foretold from those before it on the same image, and a case that would come too late goes on with less
+    effort.
 
     Args:
         efforts: with most care first.
@@ -84,6 +88,7 @@ class PacedSegmenter:
         self._further = further
         self._spent_s = spent_s
         self._clock = clock
+        self._image: NDArray[np.uint8] | None = None
 
     def segment(self, case: Case) -> LabelArray:
         """Segment a case; `warnings` tells afterwards what was done with less effort and what came late.
@@ -101,6 +106,10 @@ class PacedSegmenter:
         share_s = self._limit_s * sum(costs) / of_all_runs
         deadline = began + PLANNED_SHARE * share_s
 
+        if case.image is not self._image:  # another one may take far longer
+            self._image = case.image
+            for effort in self._efforts:
+                effort.seconds = effort.work = 0.0
         self._efforts[0].segmenter.set_image(case)
         known: int | None = None
         if not self._efforts[0].work:

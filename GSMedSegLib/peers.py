@@ -122,7 +122,7 @@ class PeerSegmenter:
             start = _whole(case.image.shape)
             if box is not None:
                 corners = np.array([box.min_kji, box.max_kji, *(click.kji for click in clicks)])
-                start = _around(corners, case.image.shape, case.spacing_mm)
+                start = _around(corners, case.image.shape, case.spacing_kji_mm)
             region, score = self._look(case, seeds, start)
             better = (score > 0.5) & (score >= best[region])
             labels[region][better] = n + 1
@@ -134,7 +134,7 @@ class PeerSegmenter:
     ) -> tuple[Region, NDArray[np.float32]]:
         """Scores in a region of the image; coarsely first where it is large, then closer around the find."""
         own = [kji for kji, positive in seeds.items() if positive]
-        blocks = _blocks(region, case.spacing_mm, self._max_voxels)
+        blocks = _blocks(region, case.spacing_kji_mm, self._max_voxels)
         score = self._score(case, seeds, region, blocks)
         while math.prod(blocks) > 1:
             corner = [side.start for side in region]
@@ -142,8 +142,8 @@ class PeerSegmenter:
             boxes = ndimage.find_objects((score > 0.5).view(np.uint8))
             if boxes:
                 found.append(np.array([[s.start, s.stop - 1] for s in boxes[0]]).T + corner)
-            closer = _around(np.concatenate(found), case.image.shape, case.spacing_mm)
-            finer = _blocks(closer, case.spacing_mm, self._max_voxels)
+            closer = _around(np.concatenate(found), case.image.shape, case.spacing_kji_mm)
+            finer = _blocks(closer, case.spacing_kji_mm, self._max_voxels)
             if math.prod(finer) >= math.prod(blocks):
                 break
             sharper = self._score(case, seeds, closer, finer)
@@ -166,7 +166,7 @@ class PeerSegmenter:
         background = (_marked(clicked[False]) | _border(image.shape)) & ~foreground
         if not background.any():  # an image of a few voxels
             return np.ones([side.stop - side.start for side in region], np.float32)
-        sides_mm = [mm * n for mm, n in zip(case.spacing_mm, blocks)]
+        sides_mm = [mm * n for mm, n in zip(case.spacing_kji_mm, blocks)]
         k, j, i = (mm / min(sides_mm) for mm in sides_mm)
         score = self._method(View(image, (k, j, i), foreground, background)).astype(np.float32)
         if math.prod(blocks) > 1:

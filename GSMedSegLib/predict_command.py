@@ -66,16 +66,22 @@ def _predict(options: argparse.Namespace) -> int:
     check_target(options.output / cases[0].name)
     with join_ranks() as ranks:
         mine = ranks.share(cases, [path.stat().st_size for path in cases])
-        failed = _run(options, mine, quiet=not ranks.first)
-        everyone = [outcome.name for several in ranks.gather(failed) for outcome in several]
-        if everyone:
-            names = ", ".join(sorted(everyone))
-            say(f"error: {len(everyone)} of {len(cases)} cases failed: {names}")
-        return FAILED if ranks.agree(bool(everyone)) else 0
+        mine_done = _run(options, mine, quiet=not ranks.first)
+        outcomes = [outcome for several in ranks.gather(mine_done) for outcome in several]
+        turned = sum(outcome.spacing_reversed for outcome in outcomes)
+        if turned and (options.strategy == "adaptive" or options.save_nifti):
+            say(
+                f"note: spacing is taken in SimpleITK's order, (x, y, z), where that fits the image better: "
+                f"in {turned} of {len(cases)} cases"
+            )
+        failed = sorted(outcome.name for outcome in outcomes if outcome.error is not None)
+        if failed:
+            say(f"error: {len(failed)} of {len(cases)} cases failed: {', '.join(failed)}")
+        return FAILED if ranks.agree(bool(failed)) else 0
 
 
 def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Outcome]:
-    """Segments cases, telling of each; returns those that failed."""
+    """Segments cases, telling of each; returns what became of them."""
     from tqdm import tqdm
 
     from GSMedSegLib.batch import SUFFIX, predict_cases
@@ -84,7 +90,7 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
         return []
     segmenter = _segmenter(options)
     older = {case.name: _written_ns(options.output / case.name) for case in cases}
-    failed = []
+    done = []
     with tqdm(total=len(cases), unit="case", file=sys.stderr, disable=True if quiet else None) as bar:
         outcomes = predict_cases(
             segmenter,
@@ -94,13 +100,13 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
             started=lambda path: bar.set_postfix_str(path.name),
         )
         for outcome in outcomes:
+            done.append(outcome)
             if outcome.error is None:
                 bar.write(
                     f"{outcome.name}: {outcome.classes} {'class' if outcome.classes == 1 else 'classes'}",
                     file=sys.stdout,
                 )
             else:
-                failed.append(outcome)
                 there = options.output / f"{outcome.name}{SUFFIX}"
                 before = older[there.name]
                 is_old = before is not None and _written_ns(there) == before
@@ -116,7 +122,7 @@ def _run(options: argparse.Namespace, cases: list[Path], quiet: bool) -> list[Ou
             for warning in outcome.warnings:
                 bar.write(f"gsmedseg: warning: {outcome.name}: {warning}", file=sys.stderr)
             bar.update()
-    return failed
+    return done
 
 
 def _written_ns(result: Path) -> int | None:

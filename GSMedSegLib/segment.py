@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from GSMedSegLib.cropped import Box3, Cropped
+from GSMedSegLib.cropped import Box3, Cropped, Voxel
 from GSMedSegLib.labels import LabelArray, as_labels
 from GSMedSegLib.prompts import Click
 from GSMedSegLib.roi import View
@@ -34,6 +34,7 @@ class Segment:
             reached.
         view: the view it was last looked at in, None where a strategy has none.
         given: whether it began as a mask of the user's, of which a click changes only what is around it.
+        claimed: voxels (k, j, i) that were clicked as the object's: no other object takes them.
     """
 
     shape: tuple[int, int, int]
@@ -41,6 +42,7 @@ class Segment:
     logits: Tensor
     view: View | None = None
     given: bool = False
+    claimed: tuple[Voxel, ...] = ()
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -118,7 +120,10 @@ def paint_in_order(segments: Iterable[Segment], shape: tuple[int, int, int]) -> 
 
 
 def paint_by_logit(segments: Iterable[Segment], shape: tuple[int, int, int]) -> LabelArray:
-    """(K, J, I) labels 1, 2, …; where objects overlap the surer one wins, the first of equals."""
+    """(K, J, I) labels 1, 2, …; where objects overlap the surer one wins, the first of equals.
+
+    A voxel that was clicked as an object's is that object's, however sure others are of it.
+    """
     labels = np.zeros(shape, np.uint16)
     best = np.zeros(shape, np.float32)
     for number, segment in enumerate(segments, start=1):
@@ -127,4 +132,7 @@ def paint_by_logit(segments: Iterable[Segment], shape: tuple[int, int, int]) -> 
         wins = logits > here
         labels[segment.box][wins] = number
         here[wins] = logits[wins]
+        for kji in segment.claimed:
+            if best[kji] < np.inf:
+                labels[kji], best[kji] = number, np.inf
     return as_labels(labels, "the label map")

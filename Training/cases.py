@@ -85,7 +85,7 @@ def _look(source: CaseSource, state: list[list[object]]) -> Finding:
             raise ValueError("it has no labels")
         if case.image.min() == case.image.max():
             raise ValueError("its image is constant, there is nothing to see in it")
-        pieces = LabelledVolume(case.truth, case.spacing_mm, None).pieces
+        pieces = LabelledVolume(case.truth, case.spacing_kji_mm, None).pieces
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         passing = isinstance(error, (OSError, MemoryError))
         return Finding(source.name, state, " ".join(str(error).split()) or type(error).__name__, [], passing)

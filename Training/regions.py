@@ -86,8 +86,8 @@ def load_regions(source: CaseSource, grain: Grain, clip: bool) -> LabelledVolume
     limits = percentile_limits(case.image)
     shown = torch.from_numpy(scale(case.image, limits))
     body = shown[shown > 0.02]  # not the air around, whose share differs from crop to crop
-    labels = find_regions(even_contrast(shown, body).numpy(), case.spacing_mm, grain)
-    return LabelledVolume(labels, case.spacing_mm, case.image, clip)
+    labels = find_regions(even_contrast(shown, body).numpy(), case.spacing_kji_mm, grain)
+    return LabelledVolume(labels, case.spacing_kji_mm, case.image, clip)
 
 
 def _borders(labels: NDArray[np.int64]) -> NDArray[np.bool_]:

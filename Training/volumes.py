@@ -164,7 +164,7 @@ def load_case(source: CaseSource, clip: bool) -> LabelledVolume:
     """A case as a volume; see `LabelledVolume` for `clip`."""
     case = source.load().case
     assert case.truth is not None, "a labelled case has a truth"
-    return LabelledVolume(case.truth, case.spacing_mm, case.image, clip)
+    return LabelledVolume(case.truth, case.spacing_kji_mm, case.image, clip)
 
 
 def load_map(path: Path) -> LabelledVolume:

@@ -114,7 +114,7 @@ def test_half_resolution_equals_the_averaged_image(
     coarse = segmenter(make_engine, strategy, shrink=2)
     coarse.set_image(case)
     found = coarse.segment_class(0, ((INSIDE, BESIDE), None))
-    means = case.image.reshape(12, 2, 14, 2, 15, 2).mean((1, 3, 5), dtype=np.float32)
+    means = np.rint(case.image.reshape(12, 2, 14, 2, 15, 2).mean((1, 3, 5))).astype(np.uint8)
     direct = Predictor(make_engine(additions=True), strategy, 16)
     direct.set_image(means, np.diag([2.0, 2.0, 4.0, 1.0]))
     direct.add_object("1")
@@ -131,6 +131,37 @@ def test_half_resolution_equals_the_averaged_image(
     assert 0 < expected.sum() < expected.size
     assert (found.mask == expected)[known].mean() > 0.99  # but for the seam to what was not looked at
     assert not found.mask[~known].any()
+
+
+def test_views_go_by_the_spacing_of_the_axes(case: Case, make_engine: MakeEngine) -> None:
+    """The same case told in SimpleITK's order gets the same labels; taken as it stands, others."""
+    asked = replace(case, spacing_mm=(5.0, 1.0, 1.0), clicks=((INSIDE,),))
+    turned = replace(asked, spacing_mm=(1.0, 1.0, 5.0), spacing_reversed=True)
+    kept = segmenter(make_engine)
+    expected = kept.segment(asked)
+    assert not np.array_equal(kept.segment(replace(turned, spacing_reversed=False)), expected)
+    np.testing.assert_array_equal(kept.segment(turned), expected)
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4])
+def test_grey_values_are_put_into_no_second_window(shrink: int, case: Case, make_engine: MakeEngine) -> None:
+    """Weights that were trained between 300 and 400 would see nothing in an image of 0..255."""
+    asked = replace(case, clicks=((INSIDE,),))
+    windowed = make_engine(additions=True, metadata={"window": "300 400"})
+    labels = CaseSegmenter(Predictor(windowed, "adaptive", 16), shrink).segment(asked)
+    np.testing.assert_array_equal(labels, segmenter(make_engine, shrink=shrink).segment(asked))
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4])
+def test_every_click_is_obeyed_at_every_resolution(shrink: int, case: Case, make_engine: MakeEngine) -> None:
+    """Also where a foreground and a background click share a block."""
+    near = [Click((12, 14, 11), False), Click((13, 14, 10), False), Click((13, 15, 11), True), OTHER, BESIDE]
+    coarse = segmenter(make_engine, shrink=shrink)
+    coarse.set_image(case)
+    for count in range(len(near) + 1):
+        clicks = (INSIDE, *near[:count])
+        mask = coarse.segment_class(0, (clicks, None)).mask
+        assert [bool(mask[click.kji]) for click in clicks] == [click.positive for click in clicks]
 
 
 def test_odd_sides_are_filled_up(make_engine: MakeEngine, blobs: Blobs) -> None:

@@ -98,3 +98,5 @@ def test_clicked_voxels_are_what_the_clicks_say():
     assert now.box == (slice(10, 66), *BOX[1:])
     assert now.logits[54, 10, 10] == OUTSIDE
     assert (before.logits == 0.2).all()
+    assert now.claimed == ((12, 12, 12), (65, 35, 35))
+    assert obeying(now, [*clicks, Click((12, 12, 12), False)]).claimed == ((65, 35, 35),)

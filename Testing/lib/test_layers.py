@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from GSMedSegLib import layers
-from GSMedSegLib.layers import ChannelNorm, OneDnnConv3d, for_inference
+from GSMedSegLib.engine import Engine
+from GSMedSegLib.layers import ChannelNorm, DoublingConv3d, OneDnnConv3d, for_inference
 
 
 def volume(*shape, mean=0.0):
@@ -89,16 +90,76 @@ def test_norm_in_bf16_is_close():
 
 
 @pytest.mark.parametrize("side", [4, 80], ids=["small", "large"])
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("bias", [False, True])
-def test_convolution_equals_the_plain_one(side, stride, bias):
-    """On both sides of the size below which PyTorch would take its slow path."""
+def test_convolution_equals_the_plain_one(side, kernel, stride, bias):
+    """On both sides of the size below which PyTorch would take its slow path, and in the wanted layout."""
     x = volume(1, 4, side, side, 6)
     assert (x.shape[:-1].numel() <= layers.SMALL_CONVOLUTION) == (side == 4)
-    convolution = nn.Conv3d(4, 8, 3, stride=stride, padding=1, bias=bias).requires_grad_(False)
+    convolution = nn.Conv3d(4, 8, kernel, stride=stride, padding=kernel // 2, bias=bias).requires_grad_(False)
     ours, plain = OneDnnConv3d(convolution)(x), convolution(x)
     assert ours.shape == plain.shape
+    assert ours.is_contiguous(memory_format=torch.channels_last_3d)
     assert (ours - plain).abs().max() <= 1e-5 * plain.abs().max()
+
+
+def test_doubling_by_hand():
+    """One voxel of value 1: each of the eight in its place sees another tap of the kernel."""
+    convolution = nn.ConvTranspose3d(1, 1, 3, stride=2, padding=1, output_padding=1, bias=False)
+    convolution.requires_grad_(False).weight.copy_(torch.arange(27.0).view(1, 1, 3, 3, 3))
+    ours = DoublingConv3d(convolution)(torch.ones(1, 1, 1, 1, 1))
+    assert ours.flatten().tolist() == [13, 14, 16, 17, 22, 23, 25, 26]
+
+
+@pytest.mark.parametrize("size", [(2, 3, 5), (80, 80, 6)], ids=["small", "large"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_doubling_equals_the_transposed_convolution(size, dtype, bias):
+    """Small ones take another way, in float32."""
+    x = volume(1, 4, *size)
+    assert (x.shape[:-1].numel() <= layers.SMALL_CONVOLUTION) == (size[0] == 2)
+    convolution = nn.ConvTranspose3d(4, 6, 3, stride=2, padding=1, output_padding=1, bias=bias)
+    plain = convolution.requires_grad_(False)(x)
+    ours = DoublingConv3d(convolution.to(dtype))(x.to(dtype))
+    assert (ours.dtype, ours.shape) == (dtype, plain.shape)
+    error = 1e-5 if dtype == torch.float32 else 0.02
+    assert (ours - plain).abs().max() <= error * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"stride": 1, "output_padding": 0}, {"padding": 0}, {"kernel_size": 5}, {"groups": 2}]
+)
+def test_other_transposed_convolutions_stay(changed):
+    settings = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
+    assert DoublingConv3d.fits(nn.ConvTranspose3d(4, 4, **settings))
+    assert not DoublingConv3d.fits(nn.ConvTranspose3d(4, 4, **{**settings, **changed}))
+    assert not DoublingConv3d.fits(nn.Conv3d(4, 4, 3))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_layer_keeps_the_channels_last(make_network, threads):
+    """One that does not makes all that follow slow."""
+    engine, left = Engine(make_network(additions=True)), []
+
+    def look(name):
+        def check(module, given, answer):
+            one = torch.is_tensor(answer) and answer.ndim == 5 and answer.shape[1] > 1
+            if one and not answer.is_contiguous(memory_format=torch.channels_last_3d):
+                left.append(name)
+
+        return check
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for name, module in engine.network.named_modules():
+            module.register_forward_hook(look(name))
+        embedding = engine.encode(torch.rand(16, 16, 16))
+        engine.decode(embedding, [[[8, 8, 8]]], [[1]], torch.zeros(1, 16, 16, 16))
+    finally:
+        torch.set_num_threads(before)
+    assert left == []
 
 
 @pytest.mark.parametrize("additions", [False, True])
@@ -122,6 +183,7 @@ def test_no_slow_layer_is_left(make_network, additions):
     assert left == []
     convolutions = [name for name, m in network.named_modules() if type(m) is nn.Conv3d]
     assert convolutions == ["point_head.mask_downsample"], "the one that VISTA3D carries but never uses"
+    assert not any(isinstance(m, nn.ConvTranspose3d) for m in network.modules())
     assert [name for name, _ in network.named_parameters()] == before
 
 

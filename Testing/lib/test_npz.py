@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import pickle
 import warnings
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from GSMedSegLib import npz
-from GSMedSegLib.npz import Case, read_case, read_labels, write_case, write_segs
+from GSMedSegLib.npz import Case, read_case, read_labels, seems_reversed, write_case, write_segs
 from GSMedSegLib.plain_pickle import load_plain
 from GSMedSegLib.prompts import Box, Click
 
@@ -113,6 +114,80 @@ def test_a_class_may_have_no_box(path: Path) -> None:
         None,
         None,
     )
+
+
+AXIAL, CORONAL, SAGITTAL = (20, 256, 256), (256, 20, 256), (256, 256, 20)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "expected"),
+    [
+        (AXIAL, (1, 1, 5), True),
+        (AXIAL, (5, 1, 1), False),
+        (CORONAL, (1, 5, 1), False),
+        (SAGITTAL, (1, 1, 5), False),
+        ((400, 512, 512), (0.8, 0.8, 0.5), True),
+        ((400, 512, 512), (0.5, 0.8, 0.8), False),
+        ((30, 200, 180), (0.8, 0.8, 5), True),
+        ((30, 200, 180), (0.8, 0.801, 5), True),
+        ((30, 200, 180), (5, 0.8, 0.8), False),
+        ((150, 200, 180), (1, 1, 1.5), False),  # either way about as long
+        ((256, 256, 256), (1, 1, 5), False),
+        ((20, 256, 256), (1, 1, 1), False),
+        ((20, 256, 256), (1, 2, 5), False),
+        ((1, 256, 256), (1, 1, 5), True),
+    ],
+)
+def test_the_order_of_a_spacing(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], expected: bool
+) -> None:
+    assert seems_reversed(spacing_mm, shape) is expected
+
+
+def test_views_go_by_the_likely_spacing_and_scores_by_the_given_one(path: Path) -> None:
+    image = np.resize(IMAGE, (4, 20, 20))
+    case = read_case(official(path, imgs=image, spacing=np.array([0.5, 0.5, 3.0])))
+    assert (case.spacing_mm, case.spacing_kji_mm) == ((0.5, 0.5, 3), (3, 0.5, 0.5))
+    case = read_case(official(path, imgs=image))
+    assert case.spacing_mm == case.spacing_kji_mm == (3, 0.5, 0.25)
+
+
+def test_a_spacing_of_our_own_is_not_guessed_about(path: Path) -> None:
+    """A file has a key more than the challenge's only where a guess would go wrong."""
+    said = []
+    for shape, spacing_mm, is_reversed in itertools.product(
+        itertools.permutations((4, 20, 20)), itertools.permutations((0.5, 0.5, 3)), (False, True)
+    ):
+        case = Case("x", np.resize(IMAGE, shape), spacing_mm, spacing_reversed=is_reversed)
+        write_case(path, case)
+        again = read_case(path)
+        assert (again.spacing_mm, again.spacing_kji_mm) == (case.spacing_mm, case.spacing_kji_mm)
+        with np.load(path) as theirs:
+            said.append("spacing_reversed" in theirs)
+        assert said[-1] == (is_reversed != seems_reversed(spacing_mm, shape))
+    assert 0 < sum(said) < len(said)
+
+
+@pytest.mark.parametrize("said", [np.zeros(0), np.array(""), np.array(0)])
+def test_an_odd_word_about_the_order(said: NDArray[Any], path: Path) -> None:
+    image = np.resize(IMAGE, (4, 20, 20))
+    official(path, imgs=image, spacing=np.array([0.5, 0.5, 3.0]), spacing_reversed=said)
+    assert not read_case(path).spacing_reversed
+
+
+def test_what_of_a_box_is_in_the_image(path: Path) -> None:
+    """The challenge enlarges boxes at random; `noted` tells which were cut."""
+    beyond = {**BOX, "z_min": -1, "z_mid": -1, "z_mid_x_max": 6, "z_mid_y_max": 7}
+    notes: list[str] = []
+    case = read_case(official(path, boxes=objects(BOX, beyond, None)), noted=notes.append)
+    assert case.boxes == (Box((0, 1, 2), (3, 4, 5), 1), Box((0, 1, 2), (3, 4, 5), 0), None)
+    assert notes == ["the box of class 2 reaches beyond the image; what is inside is used"]
+
+
+def test_a_box_need_not_name_its_middle(path: Path) -> None:
+    bare = {key: value for key, value in BOX.items() if key != "z_mid"}
+    boxes = read_case(official(path, boxes=objects(bare, {**BOX, "z_mid": None}))).boxes
+    assert boxes == (Box((0, 1, 2), (3, 4, 5)),) * 2
 
 
 def test_what_we_write_numpy_and_we_read(path: Path) -> None:
@@ -258,7 +333,8 @@ def test_the_truth_kept_apart(path: Path) -> None:
         ({"clicks": [{"fg": [[4, 0, 0]], "bg": []}]}, r"clicks: voxel .* is outside the image"),
         ({"clicks": [{"fg": [[10**30, 0, 0]], "bg": []}]}, "outside the image"),
         ({"boxes": [{"z_min": 1}]}, "boxes must be dicts with z_min"),
-        ({"boxes": [{**BOX, "z_mid_x_max": 6}]}, "boxes: voxel .* is outside the image"),
+        ({"boxes": [{**BOX, "z_mid_x_min": 6, "z_mid_x_max": 9}]}, "boxes: voxel .* is outside the image"),
+        ({"boxes": [{**BOX, "z_min": -3, "z_max": -1, "z_mid": -2}]}, "boxes: voxel .* is outside the image"),
         ({"boxes": [{**BOX, "z_mid_y_max": 0}]}, "lowest to its highest"),
         ({"boxes": [BOX], "clicks": [CLICKS, CLICKS]}, "same classes, got 1 and 2"),
     ],

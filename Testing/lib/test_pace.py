@@ -162,6 +162,42 @@ def test_loading_counts_for_the_first_case_only() -> None:
     assert careful.done == [(0, 1), (0, 2)]
 
 
+class Large(Worker):
+    """Takes a second for a first click, and fifty on a large image."""
+
+    def set_image(self, case: Case) -> None:
+        """Its size tells."""
+        self.seconds = 50.0 if case.image.shape[0] > 4 else 1.0
+
+
+def test_small_cases_tell_nothing_of_a_large_one() -> None:
+    """2 classes of 2 clicks have 24 s of 96, and the first click takes 50: both classes go the quick way.
+
+    By the 81 clicks on small images before, two classes would have been foretold to take 4 s.
+    """
+    clock = Clock()
+    careful, quick = Large(clock, 1.0), Worker(clock, 0.1)
+    efforts = [Effort("careful", lambda: careful), Effort("quick", lambda: quick)]
+    segmenter = PacedSegmenter(efforts, 96, clock=clock)
+    for _ in range(20):
+        segmenter.segment(replace(case_of(classes=4, clicks=1), image=IMAGE.copy()))
+    assert not quick.done
+    large = replace(case_of(classes=2, clicks=2), image=np.resize(IMAGE, (8, 4, 4)))
+    careful.done.clear()
+    segmenter.segment(large)
+    assert careful.done == [(0, 1)]
+    assert quick.done == [(0, 2), (1, 2)]
+    assert segmenter.warnings[0] == "from class 1 on with quick, to stay within the time limit"
+
+
+def test_the_rounds_of_a_case_are_timed_once() -> None:
+    """The same image again: what was measured holds."""
+    segmenter, (careful,) = paced(Clock(), [1.0], 96)
+    for clicks in (1, 2, 3):
+        segmenter.segment(case_of(classes=1, clicks=clicks))
+    assert careful.done == [(0, 1), (0, 1), (0, 2), (0, 3)]
+
+
 def test_a_box_counts_as_a_click() -> None:
     segmenter, (careful,) = paced(Clock(), [1.0], 96)
     segmenter.segment(Case("CT_x", IMAGE, (1, 1, 1), boxes=(Box((0, 0, 0), (1, 1, 1)),)))

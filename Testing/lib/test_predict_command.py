@@ -121,6 +121,50 @@ def test_labels_that_are_not_needed_cannot_be_wrong(
     np.testing.assert_array_equal(segs(tmp_path / "out" / "CT_b.npz"), segs(tmp_path / "out" / "CT_a.npz"))
 
 
+BOX = {"z_min": 4, "z_max": 15, "z_mid": 9, "z_mid_y_min": 5, "z_mid_y_max": 16, "z_mid_x_min": 7}
+BOX |= {"z_mid_x_max": SHAPE[2]}
+
+
+def test_a_box_that_is_too_large_costs_nothing(
+    cases: Path, array: NDArray[np.int16], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One voxel beyond the image: it is cut, and said; the same box cut by hand gives the same labels."""
+    save_case(cases / "CT_b.npz", array, clicks=None, boxes=objects(BOX))
+    save_case(cases / "CT_c.npz", array, clicks=None, boxes=objects({**BOX, "z_mid_x_max": SHAPE[2] - 1}))
+    out = tmp_path / "out"
+    command = ["predict", cases, out, "--weights", weights, "--strategy", "adaptive"]
+    assert main([*map(str, command), *COMMON]) == 0
+    assert capsys.readouterr().err == (
+        "gsmedseg: warning: CT_b: the box of class 1 reaches beyond the image; what is inside is used\n"
+    )
+    np.testing.assert_array_equal(segs(out / "CT_b.npz"), segs(out / "CT_c.npz"))
+
+
+def test_spacing_as_simpleitk_has_it(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cases as the challenge's scripts write them: views and NIfTI go by the axes, and one line says so."""
+    (tmp_path / "cases").mkdir()
+    array = np.random.default_rng(2).normal(60, 20, (8, 28, 28)).astype(np.int16)
+    clicks = objects({"fg": [[4, 14, 14]], "bg": []})
+    for name, spacing in [("a", (1.0, 1.0, 5.0)), ("b", (5.0, 1.0, 1.0)), ("c", (1.0, 1.0, 5.0))]:
+        save_case(tmp_path / "cases" / f"{name}.npz", array, spacing=np.array(spacing), clicks=clicks)
+    command = ["predict", tmp_path / "cases", tmp_path / "out", "--weights", weights, "--save-nifti"]
+    assert main([*map(str, command), "--strategy", "adaptive", *COMMON]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" not in line] == [
+        "gsmedseg: note: spacing is taken in SimpleITK's order, (x, y, z), where that fits the image better: "
+        "in 2 of 3 cases"
+    ]
+    for name in "abc":
+        np.testing.assert_array_equal(
+            segs(tmp_path / "out" / f"{name}.npz"), segs(tmp_path / "out" / "b.npz")
+        )
+        affine = nibabel.load(tmp_path / "out" / f"{name}.nii.gz").affine
+        np.testing.assert_allclose(affine, np.diag([5, 1, 1, 1]), atol=1e-6)
+    assert main([*map(str, command[:-1]), "--strategy", "reference", *COMMON]) == 0
+    assert "note" not in capsys.readouterr().err  # spacing is nothing to it
+
+
 def test_nifti_beside_the_result(cases: Path, run: Callable[..., str], tmp_path: Path) -> None:
     """Array axis n is NIfTI axis n, with spacing n."""
     out = tmp_path / "out"

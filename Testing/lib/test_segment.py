@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -64,6 +66,14 @@ def test_by_logit_the_surer_wins():
     first, second = segment(0, 9.0, 1.0, 3.0), segment(0, 2.0, 2.0, 3.0, -1.0, 0.5)
     assert paint_by_logit([first, second], SHAPE).tolist() == [[[1, 2, 1, 0, 2]]]
     assert paint_by_logit([second, first], SHAPE).tolist() == [[[2, 1, 1, 0, 1]]]
+
+
+def test_by_logit_a_clicked_voxel_is_its_objects():
+    """However sure another object is of it; of two that were clicked there, the first's."""
+    sure, clicked = segment(0, 9.0, 9.0, 9.0), replace(segment(0, 1.0, 1.0), claimed=((0, 0, 1),))
+    assert paint_by_logit([sure, clicked], SHAPE).tolist() == [[[1, 2, 1, 0, 0]]]
+    assert paint_by_logit([clicked, sure], SHAPE).tolist() == [[[2, 1, 2, 0, 0]]]
+    assert paint_by_logit([clicked, sure, clicked], SHAPE).tolist() == [[[2, 1, 2, 0, 0]]]
 
 
 def test_by_logit_one_object_alone():
