@@ -7,15 +7,16 @@ Source:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import ndimage
 
+from GSMedSegLib.cropped import Box3
 from GSMedSegLib.labels import LabelArray
-from GSMedSegLib.metrics import auc, dice, surface_dice
+from GSMedSegLib.metrics import BoolArray, auc, dice, surface_dice
 from GSMedSegLib.npz import Case
 from GSMedSegLib.prompts import Click
 from GSMedSegLib.simulation import next_click
@@ -167,26 +168,24 @@ def play(
         raise ValueError(f"expected a name for each of {len(labels)} classes, got {len(classes)}")
     if case.boxes is not None and len(case.boxes) != len(labels):
         raise ValueError(f"expected a box for each of {len(labels)} classes, got {len(case.boxes)}")
-    masks = [truth == number for number in range(1, len(labels) + 1)]
+    known = _Truth(truth, len(labels))
     state = replace(case, truth=None, clicks=None, prev_pred=None)
 
     box_round = None
     if case.boxes is not None:
         answer, seconds, error = _run(segmenter, state, clock)
         state = replace(state, prev_pred=answer)
-        box_round = _score(masks, answer, case.spacing_mm if surfaces else None, seconds, error)
+        box_round = _score(known, answer, case.spacing_mm if surfaces else None, seconds, error)
         finished(0)
     rounds: list[Round] = []
-    clicks: list[tuple[Click | None, ...]] = [()] * len(masks)
+    clicks: list[tuple[Click | None, ...]] = [()] * len(labels)
     for number in range(1, CLICK_ROUNDS + 1):
         before = state.prev_pred if state.prev_pred is not None else np.zeros(case.image.shape, np.uint8)
-        clicks = [
-            (*row, next_click(mask, before == n)) for n, (row, mask) in enumerate(zip(clicks, masks), start=1)
-        ]
+        clicks = [(*row, click) for row, click in zip(clicks, _next_clicks(known, before), strict=True)]
         state = replace(state, clicks=tuple(clicks), prev_pred=before)
         answer, seconds, error = _run(segmenter, state, clock)
         state = replace(state, prev_pred=answer)
-        rounds.append(_score(masks, answer, case.spacing_mm if surfaces else None, seconds, error))
+        rounds.append(_score(known, answer, case.spacing_mm if surfaces else None, seconds, error))
         finished(number)
     names = classes or tuple(str(label) for label in labels)
     return Played(
@@ -217,8 +216,9 @@ def numbered_truth(case: Case) -> tuple[LabelArray, list[int]]:
         raise ValueError(f"the truth of case {case.name} is empty; there is nothing to click on")
     if labels == list(range(1, len(labels) + 1)):
         return case.truth, labels
-    numbers = np.searchsorted(values, case.truth) + (values[0] != 0)
-    truth: LabelArray = numbers.astype(np.min_scalar_type(len(labels)))
+    truth: LabelArray = np.empty(case.truth.shape, np.min_scalar_type(len(labels)))
+    for numbers, slab in zip(truth, case.truth, strict=True):  # positions take eight bytes a voxel
+        numbers[...] = np.searchsorted(values, slab) + (values[0] != 0)
     return truth, labels
 
 
@@ -234,19 +234,50 @@ def _run(segmenter: Segmenter, case: Case, clock: Callable[[], float]) -> tuple[
     return answer, clock() - began, error
 
 
+class _Truth:
+    """The classes of a truth, to be compared with answers one by one: memory is that of the largest alone.
+
+    Args:
+        labels: (K, J, I), 1, 2, … without gaps.
+        classes: how many.
+    """
+
+    def __init__(self, labels: LabelArray, classes: int) -> None:
+        self._labels = labels
+        self._boxes: list[Box3] = ndimage.find_objects(labels, classes)
+
+    def compared(self, answer: LabelArray) -> Iterator[tuple[Box3, BoolArray, BoolArray]]:
+        """Each class in turn: a box around all of it in truth and answer, and its mask in either there."""
+        found = ndimage.find_objects(answer, len(self._boxes))
+        for number, (mine, other) in enumerate(zip(self._boxes, found, strict=True), start=1):
+            k, j, i = (
+                slice(min(a.start, b.start), max(a.stop, b.stop))
+                for a, b in zip(mine, other or mine, strict=True)
+            )
+            yield (k, j, i), self._labels[k, j, i] == number, answer[k, j, i] == number
+
+
+def _next_clicks(truth: _Truth, answer: LabelArray) -> Iterator[Click | None]:
+    """Of each class; errors beyond its box there are none."""
+    for box, mask, found in truth.compared(answer):
+        click = next_click(mask, found)
+        if click:
+            k, j, i = (side.start + at for side, at in zip(box, click.kji, strict=True))
+            click = Click((k, j, i), click.positive)
+        yield click
+
+
 def _score(
-    masks: list[NDArray[np.bool_]],
+    truth: _Truth,
     answer: LabelArray,
     spacing_mm: tuple[float, float, float] | None,
     seconds: float,
     error: str,
 ) -> Round:
-    found = [answer == number for number in range(1, len(masks) + 1)]
-    overlaps = tuple(dice(mask, mine) for mask, mine in zip(masks, found, strict=True))
-    surfaces = (0.0,) * len(masks)
+    overlaps = tuple(dice(mask, found) for _, mask, found in truth.compared(answer))
+    surfaces = (0.0,) * len(overlaps)
     if spacing_mm is not None and float(np.mean(overlaps)) > HOPELESS_DICE:
         surfaces = tuple(
-            surface_dice(mask, mine, spacing_mm, TOLERANCE_MM)
-            for mask, mine in zip(masks, found, strict=True)
+            surface_dice(mask, found, spacing_mm, TOLERANCE_MM) for _, mask, found in truth.compared(answer)
         )
     return Round(seconds, overlaps, surfaces, error)

@@ -15,11 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from GSMedSegLib.checkpoint import sha256_of
 from GSMedSegLib.labels import LabelArray
 from GSMedSegLib.npz import Case, read_labels, write_case
 
 GRACE_S = 2.0
 """From asking a program to end to ending it."""
+
+ASK_S = 10.0
+"""For Docker to say which image it has under a name."""
+
+_DOCKERS = ("docker", "podman")
+
+_SILENT = ("_TOKEN", "_DATA")
+"""Ends of the names of our variables that decide on no answer: secrets, and where images lie."""
 
 _FILE_NAME = re.compile(r'[^.<>:"/\\|?*\x00-\x1f][^<>:"/\\|?*\x00-\x1f]*')
 """Good on every system, and not hidden: programs look for the cases that they are to segment."""
@@ -86,6 +95,32 @@ class ContainerSegmenter:
             complaint = self._run(folder, {"{inputs}": str(inputs), "{outputs}": str(outputs)})
             return _read_answer(outputs / f"{case.name}.npz", case, complaint)
 
+    def settings(self) -> dict[str, str]:
+        """What its answers hang on beside the words of the command, as far as that is seen from here.
+
+        Returns:
+            the SHA-256 of the program, and of files that the command or a variable gives by their whole
+            paths; of Docker and Podman the IDs of images that the command names instead of the program, where
+            they can be asked; and the variables `GSMEDSEG_…`.
+        """
+        found = {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("GSMEDSEG_") and not name.endswith(_SILENT)
+        }
+        named = [*self._arguments, *found.values()]
+        if Path(self._program).stem in _DOCKERS:
+            images = _image_ids(self._program, self._arguments)
+            if images:
+                found["image ID"] = ", ".join(images)
+        else:
+            named = [self._program, *named]
+        for word in named:
+            with contextlib.suppress(OSError):  # of a word that is no file's name, or a file that is not ours
+                if Path(word).is_absolute() and Path(word).is_file():
+                    found[f"{word} SHA-256"] = sha256_of(word)
+        return found
+
     def _run(self, folder: Path, places: dict[str, str]) -> str:
         """Run the program to its end, and return how that was: its exit code and last words."""
         words = [self._program, *(_filled_in(word, places) for word in self._arguments)]
@@ -117,6 +152,17 @@ def _words(command: str) -> list[str]:
     if not words or not words[0]:
         raise ValueError("the command is empty; give the program that is to segment the cases")
     return words
+
+
+def _image_ids(docker: str, words: list[str]) -> list[str]:
+    """The IDs of those words that are names of images; none where Docker does not say."""
+    names = [word for word in words if not word.startswith("-")]
+    ask = [docker, "image", "inspect", "--format", "{{.Id}}", *names]
+    try:
+        said = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return list(dict.fromkeys(said.stdout.decode("utf-8", "replace").split()))
 
 
 def _filled_in(word: str, places: dict[str, str]) -> str:

@@ -66,7 +66,7 @@ def add_evaluate(commands: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from GSMedSegLib.case_segmenter import CaseSegmenter
-    from GSMedSegLib.evaluation import ResultStore
+    from GSMedSegLib.evaluation import ResultStore, differences
     from GSMedSegLib.report import check_report_tools
     from GSMedSegLib.sharding import join_ranks
 
@@ -75,44 +75,51 @@ def _evaluate(options: argparse.Namespace) -> int:
     check_apart(options.output, options.data)
     options.output.mkdir(parents=True, exist_ok=True)
     with join_ranks() as ranks:
-        segmenter = _segmenter(options)
+        segmenter, own = _segmenter(options)
         if options.window is None and isinstance(segmenter, CaseSegmenter) and segmenter.window:
             options.window = segmenter.window  # that its weights were trained in
             sources = find_sources_of(options)
-        store = ResultStore(options.output, _settings(options))
+        settings = {**_settings(options), **own}
+        if different := differences(ranks.agree(settings), settings):
+            raise ValueError(f"this process would not evaluate as the first one does: {different}")
+        store = ResultStore(options.output, settings)
         mine = ranks.share(sources, [source.nbytes for source in sources])
         results = _run(segmenter, mine, store, options, quiet=not ranks.first)
-        failed = _conclude(options, sources, results, store, ranks)
+        failed = _conclude(options, settings, sources, results, store, ranks)
         return FAILED if ranks.agree(failed) else 0
 
 
-def _segmenter(options: argparse.Namespace) -> Segmenter:
+def _segmenter(options: argparse.Namespace) -> tuple[Segmenter, dict[str, str]]:
+    """The engine, and what decides on its answers that the options alone do not say."""
     from GSMedSegLib.case_segmenter import CaseSegmenter
     from GSMedSegLib.container import ContainerSegmenter
 
     name: str = options.engine
     if name == "gsmedseg":
-        return CaseSegmenter(load_predictor(options))
+        predictor = load_predictor(options)
+        device, dtype = predictor.engine.device.type, predictor.engine.precision
+        return CaseSegmenter(predictor), {"device": device, "precision": str(dtype).removeprefix("torch.")}
     if name.startswith(CONTAINER):
-        return ContainerSegmenter(name.removeprefix(CONTAINER), options.run_timeout)
+        container = ContainerSegmenter(name.removeprefix(CONTAINER), options.run_timeout)
+        return container, container.settings()
     if name in PEER_NAMES:
         from GSMedSegLib.peers import PEERS
 
-        return PEERS[name]()
+        return PEERS[name](), {}
     raise ValueError(
         f"there is no engine {name!r}; expected gsmedseg, container:COMMAND or one of {', '.join(PEER_NAMES)}"
     )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
-    """What decides on the results; a folder has those of one such set."""
+    """What the options say that decides on the results; a folder has those of one such set."""
     from GSMedSegLib.checkpoint import sha256_of
     from GSMedSegLib.model_store import resolve
 
     settings = {"engine": options.engine, "version": __version__}
     names = ["modality", "objects", "window", "truth"]
     if options.engine == "gsmedseg":
-        names += ["weights", "device", "precision", "strategy", "roi"]
+        names += ["weights", "strategy", "roi"]
         settings["weights SHA-256"] = sha256_of(resolve(options.weights))  # a file trained on keeps its name
     for name in names:
         value = getattr(options, name)
@@ -157,6 +164,7 @@ def _run(
 
 def _conclude(
     options: argparse.Namespace,
+    settings: dict[str, str],
     sources: list[CaseSource],
     results: list[CaseResult],
     store: ResultStore,
@@ -179,7 +187,8 @@ def _conclude(
     shown = {name: store.picture(name) for name in found if store.picture(name).exists()}
     if options.no_pictures:
         shown = {}
-    write_report(options.output, ordered, {**_settings(options), **_facts(ranks)}, shown)
+    started_anew = options.engine.startswith(CONTAINER)
+    write_report(options.output, ordered, {**settings, **_facts(ranks)}, shown, started_anew=started_anew)
     failed = [result.name for result in ordered if result.errors]
     mean = sum(result.dice_auc for result in ordered) / len(ordered)
     cases = "1 case" if len(ordered) == 1 else f"{len(ordered)} cases"

@@ -43,10 +43,10 @@ class ResultStore:
             raise ValueError(
                 f"{file} is not what an evaluation wrote; choose another folder, or remove the file"
             ) from None
-        different = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-        if different:
-            details = ", ".join(f"{key} {before.get(key)!r}, now {settings.get(key)!r}" for key in different)
-            raise ValueError(f"{folder} has results made with {details}; choose another folder, or empty it")
+        if different := differences(before, settings):
+            raise ValueError(
+                f"{folder} has results made with {different}; choose another folder, or empty it"
+            )
 
     def read(self, source: CaseSource) -> CaseResult | None:
         """The result of a case, if it is there, went well, and the case is still the same."""
@@ -86,6 +86,15 @@ class ResultStore:
 
     def _file(self, name: str, suffix: str) -> Path:
         return self._cases / f"{name}{suffix}"
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What two sets of settings differ in, in words; empty where they do not."""
+    return ", ".join(
+        f"{key} {before.get(key)!r}, now {now.get(key)!r}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    )
 
 
 def evaluate(

@@ -67,7 +67,12 @@ def check_report_tools() -> None:
 
 
 def write_report(
-    folder: Path, results: Sequence[CaseResult], facts: Mapping[str, str], pictures: Mapping[str, Path]
+    folder: Path,
+    results: Sequence[CaseResult],
+    facts: Mapping[str, str],
+    pictures: Mapping[str, Path],
+    *,
+    started_anew: bool = False,
 ) -> None:
     """Write `metrics.csv`, `classes.csv`, `summary.json` and `report.html`, each whole or not at all.
 
@@ -85,6 +90,7 @@ def write_report(
         results: one or more.
         facts: what was evaluated, where and when, in the order to be shown; "engine" is also in the title.
         pictures: PNG files by case name, for as many cases as there are (see `case_picture`).
+        started_anew: whether every round started the engine, as in the challenge, whose limit counts that.
 
     Raises:
         ValueError: no results.
@@ -100,7 +106,7 @@ def write_report(
     _write(folder / "metrics.csv", _table([_metrics_row(result) for result in results]))
     _write(folder / "classes.csv", _table([_class_row(single) for single in classes]))
     _write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    _write(folder / "report.html", _page(results, classes, summary, pictures))
+    _write(folder / "report.html", _page(results, classes, summary, pictures, started_anew))
 
 
 def case_picture(case: Case, limit_classes: int = 4, classes: Sequence[str] = ()) -> Image.Image:
@@ -136,7 +142,16 @@ def case_picture(case: Case, limit_classes: int = 4, classes: Sequence[str] = ()
         caption = f"{names[n - 1]}: DSC {overlap[n]:.2f}, {positive} fg {len(clicks) - positive} bg"
         at = [_middle_of_error(truth, mask)]
         rows.append(
-            draw(case.image, mask, [caption], [clicks], case.spacing_mm, ROW_PIXELS, truth=truth, cuts_kji=at)
+            draw(
+                case.image,
+                mask,
+                [caption],
+                [clicks],
+                case.spacing_kji_mm,
+                ROW_PIXELS,
+                truth=truth,
+                cuts_kji=at,
+            )
         )
     return stacked(rows)
 
@@ -305,6 +320,7 @@ def _page(
     classes: Sequence[CaseResult],
     summary: Mapping[str, Any],
     pictures: Mapping[str, Path],
+    started_anew: bool,
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -329,6 +345,7 @@ def _page(
         unknown=_UNKNOWN,
         failed=[result for result in results if result.errors],
         over_limit=[result for result in results if result.seconds > result.limit_s],
+        started_anew=started_anew,
         slowest=max(results, key=lambda result: result.seconds / result.limit_s),
         seconds_per_class=SECONDS_PER_CLASS,
         worst=[(result, _weakest(result), _data_uri(pictures.get(result.name))) for result in worst],

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -350,6 +351,27 @@ def test_a_truth_without_background() -> None:
     played, _ = compare(segmenter, segmenter, truth)
     assert played.result.classes == ("7", "9")
     assert played.result.click_rounds[0].dice == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("step", [1, 3], ids=["labels without gaps", "labels with gaps"])
+def test_memory_does_not_grow_with_the_classes(step: int) -> None:
+    """Sixty classes: a mask of each, of truth and answer, would be 120 bytes a voxel."""
+    right = np.zeros((40, 100, 160), np.uint8)
+    for number in range(1, 61):
+        right[4:20, 4:20, 2 * number + 4] = number
+    case, wrong = make_case(right * np.uint8(step)), np.roll(right, 1, axis=1)
+
+    class Forgetful:
+        def segment(self, case: Case) -> LabelArray:
+            return wrong
+
+    tracemalloc.start()
+    try:
+        play(Forgetful(), case)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / right.size < 6
 
 
 def test_errors_too_large_for_full_resolution(monkeypatch: pytest.MonkeyPatch) -> None:

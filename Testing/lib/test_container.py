@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 from GSMedSegLib import container
 from GSMedSegLib.challenge import play
+from GSMedSegLib.checkpoint import sha256_of
 from GSMedSegLib.container import ContainerSegmenter
 from GSMedSegLib.npz import Case, read_case
 from GSMedSegLib.prompts import Box, Click
@@ -350,6 +352,58 @@ def test_commands_that_cannot_run(command: str, message: str) -> None:
     """Are refused before the first case."""
     with pytest.raises(ValueError, match=message):
         ContainerSegmenter(command)
+
+
+def test_what_the_answers_hang_on(program: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that the program would find, whether a word or a variable names them; no secrets."""
+    for name in [name for name in os.environ if name.startswith("GSMEDSEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    weights, table, secret = (tmp_path / name for name in ("w.pt", "table.csv", "secret"))
+    for file in (weights, table, secret):
+        file.write_bytes(b"abc")
+    monkeypatch.setenv("GSMEDSEG_WEIGHTS", str(weights))
+    monkeypatch.setenv("GSMEDSEG_TOKEN", str(secret))
+    segmenter = ContainerSegmenter(
+        f"{program('pass')} {{inputs}} table.csv '{table}' '/{'x' * 300}' '{tmp_path}'"
+    )
+    script, abc = tmp_path / "a script.py", hashlib.sha256(b"abc").hexdigest()
+    before = segmenter.settings()
+    assert before == {
+        "GSMEDSEG_WEIGHTS": str(weights),
+        f"{sys.executable} SHA-256": sha256_of(sys.executable),
+        f"{script} SHA-256": hashlib.sha256(b"pass").hexdigest(),
+        f"{table} SHA-256": abc,
+        f"{weights} SHA-256": abc,
+    }
+    script.write_text("fail", encoding="utf-8")
+    after = segmenter.settings()
+    assert [key for key in before if before[key] != after[key]] == [f"{script} SHA-256"]
+
+
+@posix
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_which_image_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may come to stand for another image; who cannot be asked stops nobody."""
+    docker = tmp_path / name
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(container, "ASK_S", 0.5)
+
+    def settings(script: str) -> dict[str, str]:
+        docker.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        docker.chmod(0o755)
+        segmenter = ContainerSegmenter(f"{name} run --rm -m 32G --name team:latest team:latest sh predict.sh")
+        return {key: value for key, value in segmenter.settings().items() if not key.startswith("GSMEDSEG_")}
+
+    known = """
+        [ "$1 $2 $3 $4" = "image inspect --format {{.Id}}" ] || exit 3
+        for word; do [ "$word" = team:latest ] && echo sha256:NUMBER || echo "no image $word" >&2; done
+        exit 1
+    """
+    assert settings(known.replace("NUMBER", "1")) == {"image ID": "sha256:1"}
+    assert settings(known.replace("NUMBER", "2")) == {"image ID": "sha256:2"}
+    assert settings("echo is the daemon running? >&2; exit 1") == {}
+    assert settings("exec sleep 5") == {}
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -10,13 +11,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 
-from GSMedSegLib import cases_command
+from GSMedSegLib import cases_command, engine, sharding
 from GSMedSegLib.case_source import CaseSource, find_sources, modality_in
 from GSMedSegLib.checkpoint import read_checkpoint, write_safetensors
 from GSMedSegLib.cli import main
@@ -259,6 +262,80 @@ def test_retrained_weights_are_other_weights(
     shutil.copy(other, mine)
     assert evaluate(cases, report, "--weights", mine) == 2
     assert "weights SHA-256" in capsys.readouterr().err
+
+
+def test_auto_is_what_it_came_to(
+    volumes: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Results of one precision are not gone on with in another one; the same by its name is the same."""
+    report = tmp_path / "report"
+    words = ["evaluate", str(volumes / NAMES[0]), "-o", str(report), "--weights", str(weights)]
+    monkeypatch.setattr(engine, "has_bf16", lambda device: False)
+    assert main([*words, "--device", "cpu"]) == 0
+    facts = json.loads((report / "summary.json").read_text(encoding="utf-8"))["facts"]
+    assert (facts["device"], facts["precision"]) == ("cpu", "float32")
+    stamp = (report / "cases" / f"{NAMES[0]}.json").stat().st_mtime_ns
+    monkeypatch.setattr(engine, "find_device", lambda name: torch.device("cpu"))
+    assert main([*words, "--precision", "fp32"]) == 0
+    assert (report / "cases" / f"{NAMES[0]}.json").stat().st_mtime_ns == stamp, "it was played again"
+    monkeypatch.setattr(engine, "has_bf16", lambda device: True)
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "precision 'float32', now 'bfloat16'; choose another folder" in capsys.readouterr().err
+
+
+def test_processes_evaluate_alike(
+    volumes: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On another machine `auto` may come to another device, be the folder shared or not."""
+
+    class Second(sharding.Ranks):
+        def agree(self, item: Any) -> Any:
+            return {**item, "device": "cuda"} if isinstance(item, dict) else item
+
+    monkeypatch.setattr(sharding, "join_ranks", lambda: contextlib.nullcontext(Second()))
+    assert evaluate(volumes, tmp_path / "report", "--weights", weights, "--device", "cpu") == 2
+    assert "not evaluate as the first one does: device 'cuda', now 'cpu'" in capsys.readouterr().err
+
+
+def test_a_container_that_changed_is_another_one(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the same command: its results are not mixed with those before."""
+    script, one, report = tmp_path / "predict.py", tmp_path / "one", tmp_path / "report"
+    one.mkdir()
+    shutil.copy(cases / "CT_small.npz", one)
+    bright = """
+import numpy as np
+from pathlib import Path
+(file,) = Path("inputs").iterdir()
+np.savez(Path("outputs") / file.name, segs=np.load(file)["imgs"] > 128)
+"""
+    script.write_text(bright, encoding="utf-8")
+    command = f'container:"{sys.executable}" "{script}"'
+    assert evaluate(one, report, "--engine", command) == 0
+    assert "Every case was within its limit" in (report / "report.html").read_text(encoding="utf-8")
+    stamp = (report / "cases" / "CT_small.json").stat().st_mtime_ns
+
+    script.write_text(bright.replace("128", "64"), encoding="utf-8")
+    capsys.readouterr()
+    assert evaluate(one, report, "--engine", command) == 2
+    assert f"has results made with {script} SHA-256 '" in capsys.readouterr().err
+    script.write_text(bright, encoding="utf-8")
+    monkeypatch.setenv("GSMEDSEG_STRATEGY", "reference")
+    assert evaluate(one, report, "--engine", command) == 2
+    assert "GSMEDSEG_STRATEGY None, now 'reference'" in capsys.readouterr().err
+    monkeypatch.delenv("GSMEDSEG_STRATEGY")
+    assert evaluate(one, report, "--engine", command) == 0
+    assert (report / "cases" / "CT_small.json").stat().st_mtime_ns == stamp, "it was played again"
 
 
 def test_cases_are_seen_in_the_window_that_the_weights_were_trained_in(

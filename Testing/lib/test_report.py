@@ -259,6 +259,22 @@ def test_cases_over_the_limit_are_marked(report: Callable[..., Reader]) -> None:
     assert "MR_just came closest, with 90 of 90 seconds (100 %)" in within.text
 
 
+def test_only_engines_that_start_in_every_round_keep_the_limit(tmp_path: Path) -> None:
+    """The challenge counts six starts of a container; what was loaded once is not measured so."""
+    texts = []
+    for started_anew in (False, True):
+        write_report(tmp_path, [vessel()], FACTS, {}, started_anew=started_anew)
+        texts.append(Reader(tmp_path / "report.html").text)
+    inside, outside = texts
+    assert "limit; MR_b came closest" not in inside
+    assert "none over the limit" not in inside
+    assert "shared one process, which loaded the engine once: --engine container:… measures" in inside
+    assert "Without such starts, MR_b came closest, with 10 of 90 seconds (11 %)" in inside
+    assert "Every case was within its limit; MR_b came closest, with 10 of 90 seconds (11 %)" in outside
+    assert "none over the limit" in outside
+    assert "one process" not in outside
+
+
 def test_the_lowest_of_those_that_were_evaluated_are_shown(
     report: Callable[..., Reader], tmp_path: Path
 ) -> None:
