@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from GSMedSegLib.predictor import Predictor
+    from GSMedSegLib.volume_io import Volume
 
 INTERRUPTED = 130
 """Exit code after Ctrl+C, as shells have it."""
@@ -168,9 +169,11 @@ def _add_segment(commands: Any) -> None:
 
 
 def _segment(options: argparse.Namespace) -> int:
+    import numpy as np
     from tqdm import tqdm
 
     from GSMedSegLib.atomic import check_target
+    from GSMedSegLib.geometry import flip_grid
     from GSMedSegLib.prompt_arguments import MaskFile, add_prompts, check_start
     from GSMedSegLib.prompts import ClickLedger
     from GSMedSegLib.volume_io import check_volume_target, read_volume, write_labelmap, write_volume
@@ -202,28 +205,35 @@ def _segment(options: argparse.Namespace) -> int:
             f"warning: {options.image}: its header does not say how large a voxel is; 1 mm is taken, for "
             "volumes too"
         )
+    flips: tuple[int, ...] = ()
     if options.clicks is None:
         ledger = ClickLedger(volume.shape, volume.ijk_to_ras)
     else:
-        ledger = ClickLedger.load(options.clicks)
-        ledger.check_image(volume.shape, volume.ijk_to_ras)
+        saved = ClickLedger.load(options.clicks)
+        flips = saved.flips(volume.shape, volume.ijk_to_ras)
+        ledger = saved.flipped(flips)
     wanted = add_prompts(ledger, options.prompts or [], volume, options.ras)
     probability_files = _probability_files(options, len(ledger.objects), [mask.path for mask in masks])
 
     predictor = load_predictor(options)
     check_start(ledger, wanted, predictor.can_start)
-    predictor.set_image(volume.array, volume.ijk_to_ras, ledger)
+    # The network is to see the image as it did when the clicks were made: flipped, it gives another mask.
+    predictor.set_image(
+        np.ascontiguousarray(np.flip(volume.array, flips)),
+        flip_grid(volume.ijk_to_ras, volume.shape, flips),
+        ledger.flipped(flips),
+    )
     with tqdm(unit="click", desc="segmenting", file=sys.stderr, disable=None) as bar:
-        labels = predictor.labels(lambda done, total: tell(bar, done, total))
+        labels = np.flip(predictor.labels(lambda done, total: tell(bar, done, total)), flips)
     write_labelmap(options.output, labels, volume.ijk_to_ras, names=predictor.objects)
     if options.save_clicks is not None:
-        ledger.save(options.save_clicks)
+        predictor.ledger.save(options.save_clicks)
     for name, file in zip(predictor.objects, probability_files):
         if predictor.can_segment(name):
-            write_volume(file, predictor.probability(name), volume.ijk_to_ras)
+            write_volume(file, np.flip(predictor.probability(name), flips), volume.ijk_to_ras)
     _print_objects(predictor, labels, volume.ijk_to_ras)
     if options.hint:
-        _print_hints(predictor, volume.ijk_to_ras)
+        _print_hints(predictor, volume, flips)
     return 0
 
 
@@ -246,16 +256,16 @@ def _probability_files(options: argparse.Namespace, objects: int, masks: Sequenc
     return files
 
 
-def _print_hints(predictor: Predictor, ijk_to_ras: NDArray[np.float64]) -> None:
-    from GSMedSegLib.geometry import kji_to_ras
+def _print_hints(predictor: Predictor, volume: Volume, flips: Sequence[int]) -> None:
+    from GSMedSegLib.geometry import flip_voxel, kji_to_ras
 
     for name in filter(predictor.can_segment, predictor.objects):
         hint = predictor.next_click(name)
         if hint is None:
             print(f"{name}: nothing is in doubt, so no further click is proposed")
             continue
-        k, j, i = hint.kji
-        right, anterior, superior = kji_to_ras([hint.kji], ijk_to_ras)[0]
+        k, j, i = flip_voxel(hint.kji, volume.shape, flips)
+        right, anterior, superior = kji_to_ras([(k, j, i)], volume.ijk_to_ras)[0]
         sign, option = ("+", "--fg") if hint.positive else ("−", "--bg")
         print(
             f"{name}: look at {i},{j},{k} (RAS {right:.1f},{anterior:.1f},{superior:.1f} mm), "

@@ -194,6 +194,49 @@ def grid_distance_mm(ijk_to_ras: ArrayLike, other_ijk_to_ras: ArrayLike, shape: 
     return float(np.linalg.norm(offsets, axis=1).max())
 
 
+def flipped_axes(ijk_to_ras: ArrayLike, other_ijk_to_ras: ArrayLike) -> tuple[int, ...]:
+    """Array axes, 0 for k to 2 for i, along which two grids count their voxels in opposite directions.
+
+    Args:
+        ijk_to_ras: (4, 4), mm.
+        other_ijk_to_ras: (4, 4), mm.
+
+    Raises:
+        ValueError: a bad matrix.
+    """
+    axes, others = (as_ijk_to_ras(matrix)[:3, :3] for matrix in (ijk_to_ras, other_ijk_to_ras))
+    opposite_kji = ((axes * others).sum(axis=0) < 0)[::-1]
+    return tuple(np.flatnonzero(opposite_kji).tolist())
+
+
+def flip_grid(ijk_to_ras: ArrayLike, shape: Sequence[int], axes: Sequence[int]) -> FloatArray:
+    """The matrix of an image whose array is flipped, with which each voxel stays where it is.
+
+    Args:
+        ijk_to_ras: (4, 4), mm.
+        shape: (K, J, I).
+        axes: of the array, as `np.flip` takes them.
+
+    Returns:
+        (4, 4) float64.
+
+    Raises:
+        ValueError: a bad matrix.
+    """
+    matrix = as_ijk_to_ras(ijk_to_ras)
+    for axis in axes:
+        column = matrix[:3, 2 - axis].copy()
+        matrix[:3, 3] += (shape[axis] - 1) * column
+        matrix[:3, 2 - axis] = -column
+    return matrix
+
+
+def flip_voxel(kji: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> tuple[int, int, int]:
+    """Where a voxel (k, j, i) is after the array, of shape (K, J, I), was flipped along some axes."""
+    k, j, i = (n - 1 - x if axis in axes else x for axis, (x, n) in enumerate(zip(kji, shape)))
+    return k, j, i
+
+
 def _as_points(points: Any) -> FloatArray:
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != 3:

@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from GSMedSegLib.atomic import atomic_path
-from GSMedSegLib.cropped import Cropped, Voxel, from_text, to_text
+from GSMedSegLib.cropped import Cropped, Voxel, crop, from_text, to_text
 from GSMedSegLib.geometry import (
     FloatArray,
     as_ijk_to_ras,
     check_inside,
+    flip_grid,
+    flip_voxel,
+    flipped_axes,
     grid_distance_mm,
     kji_to_ras,
     ras_to_kji,
@@ -296,6 +299,36 @@ class ClickLedger:
                 "give the image they were made on"
             )
 
+    def flips(self, shape: Sequence[int], ijk_to_ras: ArrayLike) -> tuple[int, ...]:
+        """The axes along which an image's array is to be flipped, for the clicks to be on the right voxels.
+
+        Programs keep the voxels of one file in different orders: Slicer turns a left-handed one right-handed.
+
+        Args:
+            shape: (K, J, I) of the image.
+            ijk_to_ras: (4, 4), mm.
+
+        Returns:
+            as `np.flip` and `flipped` take them; none where the grids are the same.
+
+        Raises:
+            ValueError: the grids differ in more than that; see `check_image`.
+        """
+        axes = () if self._ijk_to_ras is None else flipped_axes(ijk_to_ras, self._ijk_to_ras)
+        self.check_image(shape, flip_grid(ijk_to_ras, shape, axes))
+        return axes
+
+    def flipped(self, axes: tuple[int, ...]) -> ClickLedger:
+        """A copy for the same image with its array flipped along some axes."""
+        matrix = None if self._ijk_to_ras is None else flip_grid(self._ijk_to_ras, self._shape, axes)
+        other = ClickLedger(self._shape, matrix)
+        other._objects = list(self._objects)
+        other._done, other._undone = (
+            [replace(step, prompt=_flipped(step.prompt, self._shape, axes)) for step in steps]
+            for steps in (self._done, self._undone)
+        )
+        return other
+
     def moved(self, ijk_to_ras: ArrayLike) -> ClickLedger:
         """A copy for the same voxels in another place; what had been undone is left out.
 
@@ -461,6 +494,24 @@ class ClickLedger:
             raise ValueError(f"ras must be three millimetre positions, got {ras!r}") from error
         if not np.abs(offset).max() <= 0.501:
             raise ValueError(f"ras {ras} is not in voxel {click.kji}; correct one of them, or leave ras out")
+
+
+def _flipped(
+    prompt: Click | Box | Cropped | None, shape: Voxel, axes: tuple[int, ...]
+) -> Click | Box | Cropped | None:
+    """What says the same of an image of some shape after its array was flipped."""
+    if isinstance(prompt, Click):
+        return Click(flip_voxel(prompt.kji, shape, axes), prompt.positive)
+    if isinstance(prompt, Box):
+        corners = [flip_voxel(kji, shape, axes) for kji in (prompt.min_kji, prompt.max_kji)]
+        mid_k = None if prompt.mid_k is None else flip_voxel((prompt.mid_k, 0, 0), shape, axes)[0]
+        low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+        return Box(_as_voxel(low, "a box corner"), _as_voxel(high, "a box corner"), mid_k)
+    if isinstance(prompt, Cropped):
+        inside = enumerate(zip(prompt.box, shape))
+        k, j, i = (n - one.stop if axis in axes else one.start for axis, (one, n) in inside)
+        return crop(np.flip(prompt.array, axes), shape, (k, j, i))
+    return None
 
 
 def _as_voxel(values: Any, what: str) -> Voxel:

@@ -81,6 +81,7 @@ class Interaction:
         self._ledger = load_ledger(segmentation, volume)
         self._applied: dict[str, ObjectPrompts] = {}
         self._waiting: set[str] = set()
+        self._asked: set[tuple[str, ObjectPrompts]] = set()
         self._untouched: dict[str, tuple[str, int] | None] = {}
         self._marks: dict[str, str] = {}
         self._taken: dict[str, dict[str, Cropped]] = {}
@@ -149,7 +150,8 @@ class Interaction:
         """Take back the last step; the segment it was on, or None when there is none.
 
         A step is a click, a box, a clearing, or what was done to the segment by other means since. Those on
-        segments that are gone are passed over, and what a segment had before its first click stays.
+        segments that are gone are passed over, and what a segment had before its first click stays. The mask
+        follows, unless none was asked for since the step.
 
         Raises:
             ValueError: the segment is locked.
@@ -157,18 +159,23 @@ class Interaction:
         if not self.can_undo:
             return None
         for passed in self._pass_back():  # its next click is to look at what it has
+            self._drop(passed)
             self._untouched.pop(passed, None)
             self._applied.pop(passed, None)
         name = self._ledger.last_object()
         assert name is not None
         self._begin(name)
+        asked = self._was_asked(name)
         self._ledger.undo()
         self._store()
-        self._follow(name)
+        if asked:
+            self._follow(name)
         return name
 
     def redo(self) -> str | None:
         """Bring back what `undo` took; the segment it was on, or None when there is nothing.
+
+        The mask follows, unless none was asked for before the step was undone.
 
         Raises:
             ValueError: the segment is locked.
@@ -182,7 +189,8 @@ class Interaction:
         if not self._ledger.redo():
             return None
         self._store()
-        self._follow(name)
+        if self._was_asked(name):
+            self._follow(name)
         return name
 
     def segment(self, segment_id: str) -> None:
@@ -245,8 +253,8 @@ class Interaction:
         Background clicks alone give nothing: they count when a foreground click comes.
         """
         prompts = self._prompts(segment_id)
-        self.background.cancel(self._tag(segment_id))
-        self._waiting.discard(segment_id)
+        self._asked.add((segment_id, prompts))
+        self._drop(segment_id)
         if not self._exists(segment_id):
             return
         points_at_it = prompts.box is not None or any(click.positive for click in prompts.clicks)
@@ -307,8 +315,7 @@ class Interaction:
         if not dropped:
             return dropped
         for segment_id in dropped:
-            self.background.cancel(self._tag(segment_id))
-        self._waiting.clear()
+            self._drop(segment_id)
         self._return_to_masks(dropped)
         for segment_id in dropped:
             self._return_to_masks([segment_id])
@@ -391,6 +398,15 @@ class Interaction:
     def _exists(self, segment_id: str) -> bool:
         return self.segmentation.GetSegmentation().GetSegment(segment_id) is not None
 
+    def _was_asked(self, segment_id: str) -> bool:
+        """Whether a mask of what a segment's prompts are now was asked for, or is shown."""
+        return (segment_id, self._prompts(segment_id)) in self._asked
+
+    def _drop(self, segment_id: str) -> None:
+        """Waits no longer for a segment's mask."""
+        self.background.cancel(self._tag(segment_id))
+        self._waiting.discard(segment_id)
+
     def _tag(self, segment_id: str) -> tuple[Interaction, str]:
         """Of a question: the same segment may be asked about on another volume."""
         return self, segment_id
@@ -420,7 +436,7 @@ class Interaction:
         if mask is not None:
             self._start_from(segment_id, mask)
             self._store()
-        self._applied.setdefault(segment_id, self._prompts(segment_id))
+        self._asked.add((segment_id, self._applied.setdefault(segment_id, self._prompts(segment_id))))
 
     def _changed_mask(self, segment_id: str) -> Cropped | None:
         """A segment's mask, if it was changed by other means since its clicks gave it."""

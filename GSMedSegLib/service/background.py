@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from GSMedSegLib.service.engines import EngineSource
-from GSMedSegLib.service.errors import Cancelled, EngineError
-from GSMedSegLib.service.remote_image import CANCELLED, RemoteImage
+from GSMedSegLib.service.errors import Cancelled, EngineBusy, EngineError
+from GSMedSegLib.service.remote_image import CANCELLED, Progress, RemoteImage
 from GSMedSegLib.service.wire import Answer, Question
 
 REMEMBERED_BYTES = 64 * 2**20
@@ -219,7 +219,7 @@ class Background:
                     oldest = next(iter(self._images)) if len(self._images) > MOST_IMAGES else None
                 if oldest is not None:
                     self.forget(oldest)
-            answer = remote.segment(asked.question, progress)
+            answer = self._segment(remote, asked, progress)
         except (EngineError, ValueError, OSError, MemoryError) as error:
             return Told(asked.tag, asked.question, error=error)
         with self._lock:
@@ -228,6 +228,19 @@ class Background:
             while len(self._answers) > 1 and self._remembered() > REMEMBERED_BYTES:
                 self._answers.popitem(last=False)
         return Told(asked.tag, asked.question, answer)
+
+    def _segment(self, remote: RemoteImage, asked: _Asked, progress: Progress) -> Answer:
+        """Asks; while the engine has no room for the image, it forgets others, the oldest first."""
+        while True:
+            try:
+                return remote.segment(asked.question, progress)
+            except EngineBusy:
+                with self._lock:
+                    oldest = next((image for image in self._images if image != asked.image), None)
+                    if remote.sent or oldest is None:
+                        raise
+                    other = self._images.pop(oldest)
+                other.close()
 
     def _remembered(self) -> int:
         return sum(answer.mask.array.nbytes for answer in self._answers.values())

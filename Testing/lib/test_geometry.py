@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from GSMedSegLib.geometry import (
     as_ijk_to_ras,
     check_inside,
+    flip_grid,
+    flip_voxel,
+    flipped_axes,
     grid_distance_mm,
     ijk_to_ras_from_lps,
     kji_to_ras,
@@ -164,3 +167,28 @@ def test_grid_distance_is_that_of_the_worst_corner() -> None:
     stretched[2, 2] = 3.1
     assert grid_distance_mm(AXIAL, stretched, (10, 20, 30)) == pytest.approx(0.9)
     assert grid_distance_mm(AXIAL, AXIAL, (10, 20, 30)) == 0
+
+
+def test_a_flipped_grid_by_hand() -> None:
+    """Ten slices 3 mm apart, from the other end: the last one, at -40 + 27 mm, is the first."""
+    flipped = flip_grid(AXIAL, (10, 20, 30), (0,))
+    np.testing.assert_array_equal(
+        flipped, [[-0.5, 0, 0, 100], [0, -0.5, 0, 120], [0, 0, -3, -13], [0, 0, 0, 1]]
+    )
+    assert flip_voxel((9, 2, 3), (10, 20, 30), (0,)) == (0, 2, 3)
+    assert flipped_axes(AXIAL, flipped) == (0,)
+    assert flipped_axes(AXIAL, AXIAL) == ()
+
+
+@given(grids(), st.sets(st.sampled_from([0, 1, 2])), st.tuples(*[st.integers(0, n - 1) for n in (4, 5, 6)]))
+def test_flipping_moves_no_voxel(
+    ijk_to_ras: NDArray[np.float64], axes: set[int], kji: tuple[int, int, int]
+) -> None:
+    """Its value is found at its new index, and its place is the same; flipping twice changes nothing."""
+    shape, along = (4, 5, 6), sorted(axes)
+    flipped, moved = flip_grid(ijk_to_ras, shape, along), flip_voxel(kji, shape, along)
+    np.testing.assert_allclose(kji_to_ras([moved], flipped), kji_to_ras([kji], ijk_to_ras), atol=1e-9)
+    values = np.arange(120).reshape(shape)
+    assert np.flip(values, along)[moved] == values[kji]
+    assert flipped_axes(flipped, ijk_to_ras) == tuple(along)
+    assert flip_voxel(moved, shape, along) == kji

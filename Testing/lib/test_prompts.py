@@ -219,6 +219,61 @@ def test_check_image_wants_the_same_grid() -> None:
         ledger.check_image(SHAPE, moved)
 
 
+K_FLIPPED = OBLIQUE_LEFT_HANDED @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 9], [0, 0, 0, 1]])
+"""The same ten slices, counted from the other end, as Slicer has them: right-handed."""
+
+
+def test_an_image_with_its_slices_from_the_other_end_is_the_same() -> None:
+    assert ledger_with("a").flips(SHAPE, K_FLIPPED) == (0,)
+    assert ledger_with("a").flips(SHAPE, OBLIQUE_LEFT_HANDED) == ()
+    assert ClickLedger(SHAPE).flips(SHAPE, OBLIQUE_LEFT_HANDED) == ()
+
+
+def test_an_image_that_is_more_than_flipped_is_another_one() -> None:
+    ledger = ledger_with("a")
+    shifted, permuted, about_origin = K_FLIPPED.copy(), K_FLIPPED[:, [1, 0, 2, 3]], OBLIQUE_LEFT_HANDED.copy()
+    shifted[2, 3] += 2.5
+    about_origin[:3, 2] *= -1
+    for other in (shifted, permuted, about_origin):
+        with pytest.raises(ValueError, match="another position"):
+            ledger.flips(SHAPE, other)
+    with pytest.raises(ValueError, match="of shape"):
+        ledger.flips((11, 20, 30), K_FLIPPED)
+
+
+def test_a_flipped_ledger_says_the_same_of_the_flipped_image() -> None:
+    """Clicks, boxes and masks, what was undone too; the original stays as it is."""
+    marked = np.zeros(SHAPE, bool)
+    marked[1:4, 2, 3] = True
+    ledger = ledger_with("a", "b")
+    ledger.add_click("a", Click((1, 2, 3), True))
+    ledger.clear("a")
+    ledger.set_box("a", Box((1, 2, 3), (4, 5, 6), mid_k=2))
+    ledger.set_mask("b", crop(marked))
+    ledger.set_mask("b", crop(marked & False))
+    ledger.add_click("b", Click((9, 0, 0), False))
+    for _ in range(2):
+        ledger.undo()
+    before = ledger.to_json()
+    flipped = ledger.flipped((0,))
+    assert ledger.to_json() == before
+    assert flipped.flips(SHAPE, OBLIQUE_LEFT_HANDED) == (0,)
+    assert flipped.ijk_to_ras is not None
+    np.testing.assert_allclose(flipped.ijk_to_ras, K_FLIPPED)
+    assert flipped.prompts("a") == ObjectPrompts((), Box((5, 2, 3), (8, 5, 6), mid_k=7))
+    assert flipped.prompts("b") == ObjectPrompts(mask=crop(marked[::-1]))
+    assert flipped.redo()
+    assert flipped.prompts("b") == ObjectPrompts(mask=crop(marked & False))
+    assert flipped.redo()
+    assert flipped.clicks("b") == (Click((0, 0, 0), False),)
+    assert not flipped.redo()
+    for _ in range(4):
+        flipped.undo()
+    assert flipped.undo()
+    assert flipped.clicks("a") == (Click((8, 2, 3), True),)
+    assert ClickLedger.from_json(flipped.flipped((0,)).to_json()).clicks("a") == (Click((1, 2, 3), True),)
+
+
 def changed(**changes: Any) -> str:
     ledger = ledger_with("a")
     ledger.add_click("a", Click((1, 2, 3), True))

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from GSMedSegLib import volume_io
 from GSMedSegLib.cli import _size, main
-from GSMedSegLib.geometry import grid_distance_mm, kji_to_ras
+from GSMedSegLib.geometry import flip_grid, flip_voxel, grid_distance_mm, kji_to_ras
 from GSMedSegLib.predictor import STRATEGIES, Predictor, load_engine
 from GSMedSegLib.prompts import Box, Click, ClickLedger
 from GSMedSegLib.volume_io import read_labelmap, read_volume
@@ -110,6 +111,84 @@ def test_a_ledger_replays_to_the_same_mask_from_another_format(
     assert len(spacings) == 2, "where no number is rounded, this test shows nothing"
     a, b = (read_labelmap(tmp_path / name).array for name in ("a.nrrd", "b.nrrd"))
     np.testing.assert_array_equal(a, b)
+
+
+LEFT_HANDED = np.diag([-2.0, 2.0, 3.0, 1.0])
+"""Left, anterior, superior."""
+
+
+@pytest.mark.parametrize("axes", [(0,), (1, 2)])
+def test_a_ledger_replays_to_the_same_mask_on_a_left_handed_file(
+    axes: tuple[int, ...], array: NDArray[np.int16], run: Callable[..., str], tmp_path: Path
+) -> None:
+    """Slicer turns it right-handed, and its clicks are on that; results are on the file's own grid."""
+    turned = flip_grid(LEFT_HANDED, SHAPE, axes)
+    file = write(tmp_path / "las.nii.gz", array, LEFT_HANDED)
+    assert nibabel.aff2axcodes(nibabel.load(file).affine) == ("L", "A", "S")
+    slicers = write(tmp_path / "turned.nrrd", np.flip(array, axes), turned)
+    old = np.zeros(SHAPE, np.uint8)
+    old[5:9, 6:9, 7:10] = 1
+    start = write(tmp_path / "old.nrrd", np.flip(old, axes), turned)
+
+    def places(*voxels: tuple[int, int, int]) -> list[str]:
+        return [f"{i},{j},{k}" for k, j, i in (flip_voxel(kji, SHAPE, axes) for kji in voxels)]
+
+    fg, bg, second = places((9, 10, 12), (2, 3, 4), (7, 8, 9))
+    low, high = places((4, 5, 7), (15, 16, 20))
+    prompts = [
+        "--object",
+        "block",
+        "--fg",
+        fg,
+        "--bg",
+        bg,
+        "--object",
+        "old",
+        "--mask",
+        start,
+        "--fg",
+        second,
+    ]
+    a, b, ledger, again = (tmp_path / name for name in ("a.nrrd", "b.nrrd", "clicks.json", "again.json"))
+    sure, sure_b = tmp_path / "sure.nrrd", tmp_path / "sure-b.nrrd"
+    said = run(
+        "segment", slicers, "-o", a, *prompts, "--object", "boxed", "--box", f"{low},{high}",
+        "--save-clicks", ledger, "--probability", sure, "--hint",
+    )  # fmt: skip
+    replay = ["segment", file, "-o", b, "--clicks", ledger, "--save-clicks", again, "--probability", sure_b]
+    said_b = run(*replay, "--hint")
+    labels, labels_b = read_labelmap(a), read_labelmap(b)
+    assert grid_distance_mm(labels_b.ijk_to_ras, LEFT_HANDED, SHAPE) < 1e-4
+    np.testing.assert_array_equal(np.flip(labels_b.array, axes), labels.array)
+    assert labels_b.array[9, 10, 12] == 1
+    for n in (1, 2, 3):
+        maps = [read_volume(tmp_path / f"{stem}-{n}.nrrd").array for stem in ("sure", "sure-b")]
+        np.testing.assert_array_equal(np.flip(maps[1], axes), maps[0])
+    pattern = r"look at (\d+),(\d+),(\d+) \(RAS ([^ ]+) mm"
+    hints, hints_b = (re.findall(pattern, text) for text in (said, said_b))
+    assert hints_b
+    assert [(flip_voxel((int(k), int(j), int(i)), SHAPE, axes), ras) for i, j, k, ras in hints_b] == [
+        ((int(k), int(j), int(i)), ras) for i, j, k, ras in hints
+    ]
+    for clicks in (again, ledger):
+        assert ClickLedger.load(clicks).clicks("block") == (
+            Click(flip_voxel((9, 10, 12), SHAPE, axes), True),
+            Click(flip_voxel((2, 3, 4), SHAPE, axes), False),
+        )
+
+
+def test_clicks_are_added_on_the_voxels_of_the_file(
+    array: NDArray[np.int16], run: Callable[..., str], tmp_path: Path
+) -> None:
+    """To a ledger that Slicer made of a left-handed file."""
+    file = write(tmp_path / "las.nii.gz", array, LEFT_HANDED)
+    ledger = ClickLedger(SHAPE, flip_grid(LEFT_HANDED, SHAPE, (0,)))
+    ledger.add_object("a")
+    ledger.save(tmp_path / "clicks.json")
+    given = ["segment", file, "-o", tmp_path / "out.nrrd", "--clicks", tmp_path / "clicks.json"]
+    run(*given, "--fg", "12,10,9", "--save-clicks", tmp_path / "more.json")
+    assert read_labelmap(tmp_path / "out.nrrd").array[9, 10, 12] == 1
+    assert ClickLedger.load(tmp_path / "more.json").clicks("a") == (Click((10, 10, 12), True),)
 
 
 def test_an_image_without_position_has_no_millimetres(

@@ -24,7 +24,10 @@ from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompts import Box, Click, ClickLedger, ObjectPrompts
 from GSMedSegLib.service.background import Background, Told
 from GSMedSegLib.service.engines import ServerEngine
+from GSMedSegLib.service.wire import Question
+from GSMedSegLib.volume_io import read_volume
 from Testing.dicom_series import write_series
+from Testing.lib.command_line import write
 from Testing.service.conftest import TOKEN, Served, wait_until
 
 MOVED = turned(30, (11.0, -7.0, 100.0))
@@ -708,6 +711,119 @@ def test_undo_and_redo_pass_over_deleted_segments(desk: Desk):
     assert np.array_equal(desk.mask("a"), one)
     assert not desk.interaction.can_redo
     assert desk.interaction.redo() is None
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["cancel", "scene closed"])
+def test_undo_past_a_deleted_segment_waits_for_it_no_longer(desk: Desk, scene: Any, deleted: bool):
+    """Cancelling and closing, in that state, go to their end."""
+    desk.click("a", FIRST)
+    go = hold_up(desk)
+    desk.interaction.add_click("b", voxel_to_world(desk.volume, SECOND), True)
+    desk.interaction.segment("b")
+    desk.segmentation.GetSegmentation().RemoveSegment("b")
+    assert desk.interaction.undo() == "a"
+    if deleted:
+        scene.RemoveNode(desk.segmentation)
+    assert not desk.interaction.busy
+    assert desk.interaction.cancel() == []
+    desk.interaction.close()
+    go.set()
+    wait_until(lambda: not desk.background.busy)
+    assert desk.interaction.update(desk.background.poll()) == []
+
+
+def questions(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[ObjectPrompts]:
+    """What the engine is asked for from now on."""
+    asked: list[ObjectPrompts] = []
+    ask = desk.background.ask
+
+    def note(tag: Any, image: Any, make_image: Any, question: Question) -> None:
+        asked.append(question.prompts)
+        ask(tag, image, make_image, question)
+
+    monkeypatch.setattr(desk.background, "ask", note)
+    return asked
+
+
+def test_undo_and_redo_of_clicks_without_a_mask_ask_for_none(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """As with `Segment after every click` off; what the mask was made of takes it along."""
+    asked = questions(desk, monkeypatch)
+    interaction, third = desk.interaction, (9, 9, 9)
+    one, two = clicks(FIRST), clicks(FIRST, SECOND)
+
+    def step(what: Callable[[], str | None], left: ObjectPrompts, *wanted: ObjectPrompts) -> None:
+        asked.clear()
+        assert what() == "a"
+        desk.wait()
+        assert interaction.ledger.prompts("a") == left
+        assert asked == list(wanted)
+
+    for kji in (FIRST, SECOND):
+        interaction.add_click("a", voxel_to_world(desk.volume, kji), True)
+    step(interaction.undo, one)
+    step(interaction.undo, clicks())
+    step(interaction.redo, one)
+    step(interaction.redo, two)
+    assert not desk.mask("a").any()
+    interaction.segment("a")
+    desk.wait()
+    interaction.add_click("a", voxel_to_world(desk.volume, third), True)
+    step(interaction.undo, two)
+    assert np.array_equal(desk.mask("a"), desk.truth(two))
+    step(interaction.undo, one, one)
+    assert np.array_equal(desk.mask("a"), desk.truth(one))
+    step(interaction.redo, two, two)
+    step(interaction.redo, clicks(FIRST, SECOND, third))
+    assert np.array_equal(desk.mask("a"), desk.truth(two))
+
+
+def test_undo_of_a_click_without_a_mask_leaves_the_one_that_is_made(desk: Desk):
+    go = hold_up(desk)
+    for kji in (FIRST, SECOND):
+        desk.interaction.add_click("a", voxel_to_world(desk.volume, kji), True)
+        if kji == FIRST:
+            desk.interaction.segment("a")
+    assert desk.interaction.undo() == "a"
+    assert desk.interaction.busy
+    go.set()
+    desk.wait()
+    assert np.array_equal(desk.mask("a"), desk.truth(clicks(FIRST)))
+
+
+def test_undo_after_loading_takes_the_mask_along(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """What was asked for is not in the scene; that the clicks gave the mask is."""
+    desk.click("a", FIRST)
+    desk.click("a", BESIDE, False)
+    again = Desk(desk.served, desk.volume, desk.segmentation)
+    asked = questions(again, monkeypatch)
+    for step in (again.interaction.undo, again.interaction.redo):
+        assert step() == "a"
+        again.wait()
+        prompts = again.interaction.ledger.prompts("a")
+        assert asked[-1] == prompts
+        assert np.array_equal(again.mask("a"), again.truth(prompts))
+    assert len(asked) == 2
+    again.background.close()
+
+
+def test_clicks_on_a_left_handed_file_are_replayed_on_the_file(
+    desk: Desk, image: np.ndarray, scene: Any, tmp_path: Path
+):
+    """Slicer turns it right-handed: its slices are counted from the other end than in the file."""
+    file = write(tmp_path / "las.nii.gz", image, np.diag((-2.0, 2.0, 3.0, 1.0)))
+    storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(file))
+    volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "las")
+    assert storage.ReadData(volume)
+    shown = Desk(desk.served, volume)
+    shown.click("a", FIRST)
+    shown.interaction.save_clicks(tmp_path / "clicks.json")
+    shown.background.close()
+    read, ledger = read_volume(file), ClickLedger.load(tmp_path / "clicks.json")
+    flips = ledger.flips(read.shape, read.ijk_to_ras)
+    assert flips == (0,)
+    assert np.array_equal(np.flip(read.array, flips), image_of(volume))
+    assert ledger.flipped(flips).clicks("A") == (Click((image.shape[0] - 1 - FIRST[0], *FIRST[1:]), True),)
 
 
 def test_a_training_case(desk: Desk, tmp_path: Path):

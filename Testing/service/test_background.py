@@ -296,6 +296,73 @@ def test_an_error_is_told_and_the_next_question_answered(background: Background,
     assert ends(background)[0].answer == Answer(MASK)
 
 
+class Full(FakeImage):
+    """An image that an engine has no room for beside so many others."""
+
+    def __init__(self, images: list[Full], most: int) -> None:
+        super().__init__()
+        self.images, self.most, self.sent = images, most, False
+        images.append(self)
+
+    def segment(self, asked: Question, progress: Callable[[str, int, int], None]) -> Answer:
+        if sum(image.sent for image in self.images if image is not self) >= self.most:
+            raise errors.EngineBusy("images take all the memory")
+        self.sent = True
+        return super().segment(asked, progress)
+
+    def close(self) -> None:
+        super().close()
+        self.sent = False
+
+
+def test_an_engine_without_room_forgets_the_oldest_images(background: Background):
+    """As many as it takes, and no more; they are sent again when they are clicked on."""
+    images: list[Full] = []
+    for number, most in (("first", 3), ("second", 3), ("third", 3), ("large", 2), ("first", 3)):
+        background.ask("a", number, lambda _, most=most: Full(images, most), question(len(images)))
+        assert ends(background)[0].answer == Answer(MASK)
+    assert [image.closed for image in images] == [True, True, False, False, False]
+
+
+def test_an_engine_that_others_fill_is_busy(background: Background):
+    images: list[Full] = []
+    for most in (1, 0):
+        background.ask("a", most, lambda _, most=most: Full(images, most), question(most))
+        (told,) = ends(background)
+    assert isinstance(told.error, errors.EngineBusy)
+    assert [image.closed for image in images] == [True, False]
+
+
+def test_an_engine_with_much_to_do_forgets_no_image(background: Background, fake: FakeImage):
+    background.ask("a", "image", lambda _: fake, question(1))
+    ends(background)
+    other = Full([], 0)
+    other.sent = True
+    background.ask("a", "other", lambda _: other, question(2))
+    (told,) = ends(background)
+    assert isinstance(told.error, errors.EngineBusy)
+    assert not fake.closed
+
+
+def test_one_large_image_after_another(
+    serve: Callable[..., AbstractContextManager[Served]], image: np.ndarray
+):
+    """With memory for one, by the engine's own account, back and forth."""
+    with serve(memory_gb=1.5 * 2**25 / 2**30) as served:
+        background = Background(ServerEngine(served.url, TOKEN))
+        for number in (1, 2, 1):
+            background.ask(
+                "a",
+                number,
+                lambda source, n=number: RemoteImage(source, image + n, np.eye(4)),
+                question(number),
+            )
+            (told,) = ends(background)
+            assert told.answer is not None, told.error
+        assert served.client().about()["sessions"] == 1
+        background.close()
+
+
 def test_closing_ends_the_thread(fake: FakeImage):
     made = Background(None)  # type: ignore[arg-type]
     fake.go.clear()
