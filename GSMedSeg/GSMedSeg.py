@@ -66,6 +66,7 @@ class GSMedSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(ui, self.logic, self.resourcePath)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneChanged)
         slicer.app.connect("aboutToQuit()", self.cleanup)
 
@@ -93,6 +94,11 @@ class GSMedSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Lets go of the nodes that are about to be removed."""
         if self.panel is not None:
             self.panel.scene_closing()
+
+    def onSceneStartImport(self, caller, event):
+        """Lets go of the parameters until all nodes are there."""
+        if self.panel is not None:
+            self.panel.scene_importing()
 
     def onSceneChanged(self, caller, event):
         """Takes up what a loaded scene holds."""

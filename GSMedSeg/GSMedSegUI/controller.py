@@ -11,8 +11,10 @@ from slicer.i18n import tr as _
 
 from GSMedSegLib.mrml.interaction import Interaction
 from GSMedSegLib.mrml.segments import Overwrite, new_segmentation
+from GSMedSegLib.mrml.volumes import image_of
 from GSMedSegLib.service.background import Background, Told
 from GSMedSegLib.service.engines import EngineSource, OwnEngine
+from GSMedSegUI.process import own_engine
 
 POLL_S = 0.01
 
@@ -30,7 +32,7 @@ class Controller:
         self._scene = scene
         self.engine: EngineSource | None = None
         """The engine that was chosen; None while there is only the one that scripts start with."""
-        self._own = OwnEngine()
+        self._own = own_engine()
         self._background: Background | None = None
         self._interactions: dict[tuple[str, str], Interaction] = {}
         self.interaction: Interaction | None = None
@@ -70,15 +72,14 @@ class Controller:
         What is waited for is dropped, with the clicks that asked for it; other steps stay. Until another one
         is chosen, the one that scripts start with is asked.
         """
-        for interaction in self._interactions.values():
-            interaction.cancel()
+        self.cancel()
         for engine in (self.engine, self._own):
             if isinstance(engine, OwnEngine):
                 engine.stop()
         if self._background is not None:
             self._background.close()  # after them: it waits for an engine that goes on elsewhere
             self._background = None
-        self.engine, self._own = None, OwnEngine()
+        self.engine, self._own = None, own_engine()
 
     def new_segmentation(self, volume: Any) -> Any:
         """An empty segmentation node on a volume."""
@@ -87,11 +88,16 @@ class Controller:
     def select(self, volume: Any, segmentation: Any) -> None:
         """Work on a volume and a segmentation; either may be None.
 
+        Where the volume has other voxels by now, another frame of a sequence say, masks that are waited for
+        are still those of the ones before.
+
         Raises:
             ValueError: a volume that cannot be segmented, or clicks in the scene that do not fit it.
         """
         self.interaction = None
         self._forget_interactions(deleted_only=True)
+        if volume is not None:
+            image_of(volume)  # one that cannot be segmented is told before the first click on it
         if volume is None or segmentation is None:
             return
         if self._background is None:
@@ -99,7 +105,7 @@ class Controller:
         key = (volume.GetID(), segmentation.GetID())
         known = self._interactions.pop(key, None)
         if known is not None and (
-            known.stale or (known.volume, known.segmentation) != (volume, segmentation)
+            (known.stale and not known.busy) or (known.volume, known.segmentation) != (volume, segmentation)
         ):
             known.cancel()
             known.close()
@@ -114,18 +120,18 @@ class Controller:
 
     def add_segment(self, name: str = "") -> str:
         """Add an empty segment and choose it; its ID."""
-        interaction = self._selected()
-        self.segment_id = interaction.segmentation.GetSegmentation().AddEmptySegment("", name)
+        segments = self._selected().segmentation.GetSegmentation()
+        self.segment_id = segments.AddEmptySegment("", name)
         return self.segment_id
 
     def click(self, ras: np.ndarray, positive: bool) -> None:
         """Click at a point of the world (mm).
 
         Raises:
-            RuntimeError: nothing is selected.
+            RuntimeError: nothing is selected, or the image changed while a mask is being made on it.
             ValueError: the point is outside the image.
         """
-        interaction = self._selected()
+        interaction = self._up_to_date()
         if not self.segment_id:
             self.add_segment()
         interaction.add_click(self.segment_id, ras, positive)
@@ -136,10 +142,10 @@ class Controller:
         """Draw a box, given its corners (N, 3) in the world (mm).
 
         Raises:
-            RuntimeError: nothing is selected.
+            RuntimeError: nothing is selected, or the image changed while a mask is being made on it.
             ValueError: the box misses the image.
         """
-        interaction = self._selected()
+        interaction = self._up_to_date()
         if not self.segment_id:
             self.add_segment()
         interaction.set_box(self.segment_id, corners_ras)
@@ -154,31 +160,31 @@ class Controller:
             ValueError: the segment is locked.
         """
         self._began_s = time.monotonic()
-        self._selected().segment(self.segment_id)
+        self._up_to_date().segment(self.segment_id)
 
     def undo(self) -> None:
         """Take back the last step; its segment becomes the chosen one."""
         self._began_s = time.monotonic()
-        self.segment_id = self._selected().undo() or self.segment_id
+        self.segment_id = self._up_to_date().undo() or self.segment_id
 
     def redo(self) -> None:
         """Bring back what `undo` took; its segment becomes the chosen one."""
         self._began_s = time.monotonic()
-        self.segment_id = self._selected().redo() or self.segment_id
+        self.segment_id = self._up_to_date().redo() or self.segment_id
 
     def clear(self) -> None:
         """Take all clicks off the chosen segment."""
         if self.segment_id:
-            self._selected().clear(self.segment_id)
+            self._up_to_date().clear(self.segment_id)
 
     def accept(self) -> str:
         """Be done with the chosen segment: a new, empty one is added and chosen."""
         return self.add_segment()
 
     def cancel(self) -> None:
-        """Drop what is waited for, with the clicks that asked for it."""
-        if self.interaction is not None:
-            self.interaction.cancel()
+        """Drop what is waited for, on any image, with the clicks that asked for it."""
+        for interaction in self._interactions.values():
+            interaction.cancel()
 
     def set_options(self, overwrite: Overwrite, smoothing_mm: float, wants_hint: bool) -> None:
         """How masks are made and put into segments from now on."""
@@ -246,10 +252,22 @@ class Controller:
     def _selected(self) -> Interaction:
         if self.interaction is None:
             raise RuntimeError(_("choose an image and a segmentation first"))
-        if self._background is None or self.interaction.stale:
-            self.select(self.interaction.volume, self.interaction.segmentation)
-            assert self.interaction is not None
         return self.interaction
+
+    def _up_to_date(self) -> Interaction:
+        """The selected one, on the voxels that the image has now."""
+        interaction = self._selected()
+        if self._background is None or interaction.stale:
+            self.select(interaction.volume, interaction.segmentation)
+            interaction = self._selected()
+        if interaction.stale:
+            raise RuntimeError(
+                _(
+                    "a mask is still being made for the image as it was before (another frame?); do this "
+                    "again when it is there, or cancel it"
+                )
+            )
+        return interaction
 
     def _editor(self) -> Any:
         """The segment editor's own node, whose masking is respected; None when it was never opened."""

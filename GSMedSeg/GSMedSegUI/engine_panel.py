@@ -15,7 +15,7 @@ from GSMedSegLib.model_store import list_weights
 from GSMedSegLib.service.client import EngineClient
 from GSMedSegLib.service.engines import EngineSource, OwnEngine, ServerEngine
 from GSMedSegUI.controller import Controller
-from GSMedSegUI.process import engine_python, run_module
+from GSMedSegUI.process import own_engine, run_module
 from GSMedSegUI.set_up import ensure_installed, missing
 
 KEYS = ("server", "url", "caFile", "device", "weights")
@@ -131,14 +131,7 @@ class EnginePanel:
             return ServerEngine(
                 ui.urlEdit.text, ui.tokenEdit.text.strip(), ui.caFileEdit.text.strip() or None
             )
-        arguments = [
-            "--device",
-            ui.deviceComboBox.currentText,
-            "--weights",
-            self._weights(),
-        ]
-        python, environment = engine_python()
-        return OwnEngine(python, arguments, environment)
+        return own_engine("--device", ui.deviceComboBox.currentText, "--weights", self._weights())
 
     def _changed(self, *_arguments: Any) -> None:
         self._save_settings()

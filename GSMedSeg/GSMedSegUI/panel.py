@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ from slicer.i18n import tr as _
 
 from GSMedSegLib.mrml.placement import Placement
 from GSMedSegLib.mrml.segments import Overwrite, is_locked, is_voxels, make_voxels, set_locked
-from GSMedSegLib.mrml.volumes import shape_of
 from GSMedSegLib.service.background import Told
 from GSMedSegUI.controller import Controller
 from GSMedSegUI.engine_panel import EnginePanel
@@ -101,6 +99,14 @@ class Panel:
             self._placement.close()
             self._placement = None
 
+    def scene_importing(self) -> None:
+        """Nodes are about to come from a file, those that the parameters name after the parameters.
+
+        Slicer's wrapper reads a parameter when it changes and not again: made before, it would have no image,
+        and what the widgets show would be taken for the user's choice.
+        """
+        self._observe_parameters(None)
+
     def scene_changed(self) -> None:
         """The scene is another one, or has other nodes."""
         if self._placement is None:
@@ -108,7 +114,7 @@ class Panel:
         if self._parameters is None:
             self._observe_parameters(Parameters(self.controller.getParameterNode()))
         if self._parameters.volume is None:
-            self._parameters.volume = _first_image()
+            self._parameters.volume = _likely_image()
         self._selected()
 
     # What the user does
@@ -312,17 +318,15 @@ class Panel:
         parameters, controller = self._parameters, self.controller
         before = controller.interaction
         pair = (parameters.volume, parameters.segmentation)
-        voxels = 0
+        image = parameters.volume and parameters.volume.GetImageData()
         try:
-            if parameters.volume is not None:
-                voxels = math.prod(shape_of(parameters.volume))
             if before is None or (before.volume, before.segmentation) != pair:
                 controller.segment_id = parameters.segment
                 controller.select(*pair)
         except ValueError as error:
             self._say(str(error))
         controller.auto = parameters.auto
-        self.engine.show_need(voxels)
+        self.engine.show_need(image.GetNumberOfPoints() if image else 0)
         controller.set_options(Overwrite(parameters.overwrite), parameters.smoothing_mm, parameters.hint)
         self.ui.overwriteComboBox.currentIndex = self.ui.overwriteComboBox.findData(parameters.overwrite)
         self._show()
@@ -344,7 +348,7 @@ class Panel:
             hint = interaction.hint_ras(controller.segment_id) if self._parameters.hint else None
             self._placement.show(interaction.clicks_ras(controller.segment_id), hint)
             ui.lockButton.checked = is_locked(segmentation, controller.segment_id)
-        elif not controller.segment_id:
+        else:
             self._placement.show([])
         if self._placement.active != "box" and (self._drawn is None or self._drawn != self._box()):
             self._placement.hide_box()
@@ -384,10 +388,12 @@ class Panel:
         ]
 
 
-def _first_image() -> Any:
-    """The first volume of the scene that can be segmented, or None."""
+def _likely_image() -> Any:
+    """A volume that can be segmented: the one in the red view, else the first of the scene; or None."""
+    red = slicer.app.applicationLogic().GetSliceLogicByLayoutName("Red")
+    seen = red and red.GetSliceCompositeNode().GetBackgroundVolumeID()
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    for node in nodes:
+    for node in sorted(nodes, key=lambda node: node.GetID() != seen):
         image = node.GetImageData()
         grey = image is not None and image.GetNumberOfScalarComponents() == 1
         if grey and not node.IsA("vtkMRMLLabelMapVolumeNode"):

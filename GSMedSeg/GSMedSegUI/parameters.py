@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
 @parameterNodeWrapper
@@ -16,7 +18,7 @@ class Parameters:
         segment: ID of the chosen segment.
         auto: whether every click is segmented at once.
         overwrite: what becomes of other segments, a value of `Overwrite`.
-        smoothing_mm: of masks' borders.
+        smoothing_mm: of masks' borders; Slicer refuses to bind a slider to a number without a range.
         hint: whether to show where a next click would help.
     """
 
@@ -25,5 +27,5 @@ class Parameters:
     segment: str = ""
     auto: bool = True
     overwrite: str = "nothing"
-    smoothing_mm: float = 0.0
+    smoothing_mm: Annotated[float, WithinRange(0, 5)] = 0.0
     hint: bool = False

@@ -14,6 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 
 import GSMedSegLib
+from GSMedSegLib.service.engines import OwnEngine
 
 POLL_S = 0.05
 
@@ -26,6 +27,16 @@ def engine_python() -> tuple[str, dict[str, str]]:
     library = str(Path(GSMedSegLib.__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
     return shutil.which("PythonSlicer") or sys.executable, environment
+
+
+def own_engine(*arguments: str) -> OwnEngine:
+    """An engine in Slicer's own Python, not started yet.
+
+    Args:
+        arguments: of `gsmedseg serve`.
+    """
+    python, environment = engine_python()
+    return OwnEngine(python, arguments, environment)
 
 
 def run_module(log: Callable[[str], None], name: str, *arguments: str) -> int:
@@ -62,6 +73,7 @@ def _run(log: Callable[[str], None], name: str, *arguments: str) -> int:
         encoding="utf-8",
         errors="replace",
         env={**environment, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # closing a console would end it
     )
     said: list[str] = []
 

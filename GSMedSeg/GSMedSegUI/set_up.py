@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 import GSMedSegLib
+from GSMedSegLib.machine import Machine, canonical, release
 from GSMedSegUI.process import run_module
 
 SERVICE_PACKAGES = (
@@ -22,31 +22,29 @@ SERVICE_PACKAGES = (
 )
 """As the extra `server` of the pip package has them."""
 
-IMPORTED_AS = {"pillow": "PIL", "SimpleITK": "SimpleITK", "prometheus-client": "prometheus_client"}
-
 TORCH = "torch"
 
 
 def requirements() -> list[str]:
-    """What the engine needs: the library's own list, and the service's."""
+    """What the engine needs, "name>=version": the library's own list, and the service's."""
     text = (Path(GSMedSegLib.__file__).parent / "requirements.txt").read_text(encoding="utf-8")
     lines = (line.split("#")[0].strip() for line in text.splitlines())
     return [*filter(None, lines), *SERVICE_PACKAGES]
 
 
 def missing() -> list[str]:
-    """Requirements whose package cannot be found; nothing is imported."""
-    absent = []
+    """Requirements whose package is not installed, or too old; nothing is imported."""
+    installed, absent = Machine().installed, []
     for requirement in requirements():
-        name = requirement.split(">")[0].split("=")[0].split("[")[0].strip()
-        module = IMPORTED_AS.get(name, name.replace("-", "_"))
-        if importlib.util.find_spec(module) is None:
+        name, _separator, lowest = requirement.partition(">=")
+        version = installed.get(canonical(name))
+        if version is None or release(version) < release(lowest):
             absent.append(requirement)
     return absent
 
 
 def ensure_installed(log: Callable[[str], None]) -> bool:
-    """Ask, and install what is missing.
+    """Ask, and install what is missing or too old.
 
     Args:
         log: told what is being done.
@@ -59,13 +57,13 @@ def ensure_installed(log: Callable[[str], None]) -> bool:
     """
     absent = missing()
     if not absent:
+        log(_("Everything is installed"))
         return True
-    names = ", ".join(requirement.split(">")[0] for requirement in absent)
     question = _(
-        "The engine needs packages that are not installed yet:\n\n{names}\n\nThey are downloaded from the "
-        "Python package index (torch: up to several GB with a GPU, some 200 MB without) into Slicer's own "
-        "Python; the log below shows how it goes. Install them now?"
-    ).format(names=names)
+        "The engine needs packages that are not installed yet, or too old:\n\n{names}\n\nThey are "
+        "downloaded from the Python package index (torch: up to several GB with a GPU, some 200 MB without) "
+        "into Slicer's own Python; the log below shows how it goes. Install them now?"
+    ).format(names=", ".join(absent))
     if not slicer.util.confirmOkCancelDisplay(question, _("GSMedSeg: set up the engine")):
         return False
     if any(requirement.startswith(TORCH) for requirement in absent):

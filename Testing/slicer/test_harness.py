@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 from vtkmodules.vtkFiltersSources import vtkSphereSource
 
-from Testing.slicer.conftest import MODULE
+from Testing.slicer.conftest import MODULE, ROOT
 from Testing.slicer.harness.application import SlicerApplication
 from Testing.slicer.harness.desktop import SlicerDesktop
+from Testing.slicer.harness.parameter_node import WithinRange, parameterNodeWrapper
 from Testing.slicer.harness.slice_view import DEFAULT_VIEWS, SliceView
 from Testing.slicer.harness.ui_loader import CUSTOM_WIDGETS
 
@@ -208,6 +210,40 @@ class TestDesktop:
         with pytest.raises(ValueError, match="takes float"):
             parameters.smoothing_mm = "much"
 
+    def test_parameters_remember_what_they_read(self, desktop: SlicerDesktop):
+        """As Slicer's: what a node's references come to point at afterwards is not seen."""
+
+        class Chosen:
+            volume: slicer.vtkMRMLScalarVolumeNode
+
+        wrap, node = parameterNodeWrapper(Chosen), slicer.vtkMRMLScriptedModuleNode()
+        slicer.mrmlScene.AddNode(node)
+        before = wrap(node)
+        node.SetNodeReferenceID("volume", "vtkMRMLScalarVolumeNode1")
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+        assert volume.GetID() == "vtkMRMLScalarVolumeNode1"
+        assert (before.volume, wrap(node).volume) == (None, volume)
+        node.Modified()
+        assert before.volume is volume
+
+    def test_a_slider_takes_a_number_within_a_range_only(self, desktop: SlicerDesktop):
+        """Slicer's wrapper refuses the other ones."""
+        import ctk
+
+        @parameterNodeWrapper
+        class Numbers:
+            free: float
+            bounded: Annotated[float, WithinRange(0, 5)] = 1.0
+
+        slider = ctk.ctkSliderWidget()
+        numbers = Numbers(slicer.vtkMRMLScriptedModuleNode())
+        numbers.connectParametersToGui({"bounded": slider})
+        assert slider.value == 1.0
+        with pytest.raises(RuntimeError, match="annotated with WithinRange"):
+            numbers.connectParametersToGui({"free": slider})
+        with pytest.raises(ValueError, match="from 0 to 5"):
+            numbers.bounded = 6.0
+
     def test_what_is_disabled_cannot_be_pressed(self, desktop: SlicerDesktop):
         panel = desktop.open_module(MODULE).panel
         with pytest.raises(RuntimeError, match="undoButton is hidden or disabled"):
@@ -219,6 +255,17 @@ class TestDesktop:
         desktop.process_events()
         with pytest.raises(ZeroDivisionError):
             desktop.__exit__(None, None, None)
+
+    def test_many_calls_that_return_nothing_do_no_harm(self):
+        """In a process of its own, which would end with a fatal error."""
+        program = (
+            "from Testing.slicer.harness.desktop import SlicerDesktop\n"
+            "with SlicerDesktop(three_d=False) as desktop:\n"
+            "    for _ in range(400_000):\n"
+            "        desktop.window.setWindowTitle('')\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
 
     def test_all_is_as_before_afterwards(self):
         known = set(sys.modules)

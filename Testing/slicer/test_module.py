@@ -5,10 +5,15 @@ The harness is Slicer-like, not Slicer: its core is Slicer's own, its widgets ar
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from Testing.service.conftest import serve  # noqa: F401 - a fixture for the tests here too
@@ -40,6 +45,15 @@ def _sections(desktop: Any, widget: Any) -> None:
     """All sections are open, so that their buttons can be pressed."""
     widget.panel.ui.engineSection.collapsed = widget.panel.ui.optionsSection.collapsed = False
     desktop.process_events()
+
+
+def add_another(name: str) -> tuple[Any, np.ndarray]:
+    """The sample image once more; volume, and a point inside its organ."""
+    from GSMedSegUI.sample import add_sample_volume
+
+    volume, inside = add_sample_volume()
+    volume.SetName(name)
+    return volume, inside
 
 
 def mask_of(widget: Any) -> np.ndarray:
@@ -182,6 +196,39 @@ def test_a_box_is_drawn_by_two_clicks(desktop: Any, widget: Any, case: Any):
     assert not mask_of(widget).any()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="PythonSlicer is a shell script here")
+def test_the_modules_own_test_passes_in_a_source_checkout(
+    widget: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As "Reload and Test" runs it: Slicer's Python finds its packages, and has not heard of the library."""
+    from GSMedSeg import GSMedSegTest
+
+    python = tmp_path / "PythonSlicer"
+    python.write_text(f'#!/bin/sh\necho >> {tmp_path}/runs\nexec "{sys.executable}" -S "$@"\n', "utf-8")
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
+    GSMedSegTest().runTest()
+    assert (tmp_path / "runs").read_text("utf-8").count("\n") == 1
+
+
+def test_no_console_opens_on_windows(widget: Any, monkeypatch: pytest.MonkeyPatch):
+    """One that the user closes would end pip."""
+    from GSMedSegUI.process import run_module
+
+    popen, given = subprocess.Popen, []
+
+    def record(*command: Any, creationflags: int = 0, **options: Any) -> Any:
+        given.append(creationflags)
+        return popen(*command, **options)
+
+    monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", record)
+    assert run_module(lambda line: None, "this") == 0
+    assert given == [0x08000000]
+
+
 @pytest.fixture
 def drawn(desktop: Any, widget: Any, case: Any) -> Any:
     """The node of a box drawn in the axial view, once its mask is there."""
@@ -310,8 +357,6 @@ def test_a_deleted_image_is_let_go_of(desktop: Any, widget: Any, case: Any):
 
 
 def test_cancel_restores_the_mask_before(desktop: Any, widget: Any, case: Any):
-    import psutil
-
     _, inside = case
     before = click(desktop, widget, inside)
     engine = psutil.Process(widget.logic.engine.pid)
@@ -326,6 +371,83 @@ def test_cancel_restores_the_mask_before(desktop: Any, widget: Any, case: Any):
         engine.resume()
     assert np.array_equal(mask_of(widget), before)
     assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 1
+
+
+@pytest.fixture
+def held(desktop: Any, widget: Any, case: Any) -> Any:
+    """A first mask, and an engine that answers nothing more until it is resumed."""
+    _, inside = case
+    click(desktop, widget, inside)
+    engine = psutil.Process(widget.logic.engine.pid)
+    engine.suspend()
+    yield engine
+    engine.resume()
+
+
+def test_cancel_reaches_an_image_that_was_left(desktop: Any, widget: Any, case: Any, held: Any):
+    _, inside = case
+    ui, left = widget.panel.ui, widget.logic.interaction
+    desktop.slice_view("Red").click_ras(inside + np.array((7, 9, 0)))
+    ui.segmentationSelector.setCurrentNode(None)
+    assert widget.logic.interaction is not left
+    desktop.click(ui.cancelButton)
+    assert not widget.logic.busy
+    assert [len(left.ledger.clicks(segment)) for segment in left.ledger.objects] == [1]
+
+
+def test_a_mask_arrives_though_the_next_frame_is_shown(desktop: Any, widget: Any, case: Any, held: Any):
+    """Clicks there wait for it, and say so: they are for another image."""
+    volume, inside = case
+    ui, first = widget.panel.ui, widget.logic.segment_id
+    before = mask_of(widget)
+    desktop.slice_view("Red").click_ras(inside + np.array((7, 9, 0)))
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) + 20)
+    desktop.click(ui.acceptButton)
+    second = widget.logic.segment_id
+    assert not widget.panel._clicked(inside, True)
+    assert "when it is there" in ui.statusLabel.text
+    held.resume()
+    desktop.wait_until(lambda: not widget.logic.busy, ENGINE_S)
+    assert click(desktop, widget, inside).any()
+    assert widget.logic.segment_id == second
+    widget.logic.segment_id = first
+    assert len(widget.logic.interaction.ledger.clicks(first)) == 2
+    assert not np.array_equal(mask_of(widget), before)
+
+
+def test_no_click_is_shown_without_its_segmentation(desktop: Any, widget: Any, case: Any):
+    """Nor taken for the image before, where the one that was chosen cannot be segmented."""
+    _, inside = case
+    click(desktop, widget, inside)
+    panel, interaction = widget.panel, widget.logic.interaction
+    shown = panel._placement._nodes["foreground"].GetNumberOfControlPoints
+    for selector, chosen in (
+        (panel.ui.segmentationSelector, interaction.segmentation),
+        (panel.ui.volumeSelector, interaction.volume),
+    ):
+        other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "to be")
+        assert shown() == 1
+        selector.setCurrentNode(other if selector is panel.ui.volumeSelector else None)
+        desktop.process_events()
+        assert shown() == 0
+        assert widget.logic.interaction is None
+        selector.setCurrentNode(chosen)
+        desktop.process_events()
+    assert widget.logic.interaction is interaction
+
+
+def test_the_image_that_is_looked_at_is_chosen(desktop: Any, widget: Any):
+    """Of several; where it cannot be segmented, the first that can."""
+    slicer.mrmlScene.Clear(0)
+    first, _ = add_another("first")
+    second, _ = add_another("second")
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    slicer.util.updateVolumeFromArray(labels, np.ones((4, 4, 4), np.int16))
+    for seen, chosen in ((second, second), (labels, first), (None, first)):
+        widget.panel._parameters.volume = None
+        slicer.util.setSliceViewerLayers(background=seen)
+        widget.panel.enter()
+        assert widget.panel._parameters.volume is chosen
 
 
 def test_a_star_shows_where_to_click_next(desktop: Any, widget: Any, case: Any):
@@ -414,21 +536,40 @@ def test_the_end_leaves_nothing_on_a_server(
         assert served.client().about()["sessions"] == 0
 
 
-def test_a_saved_scene_goes_on(desktop: Any, widget: Any, case: Any, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("opened", "into"),
+    [
+        ("before the image", "an empty scene"),
+        ("after the image", "an empty scene"),
+        ("after the image", "the same scene"),
+    ],
+)
+def test_a_saved_scene_goes_on(desktop: Any, widget: Any, case: Any, tmp_path: Path, opened: str, into: str):
+    """With its own image, segmentation and segment, wherever the parameters stand in the file."""
     _, inside = case
+    panel = widget.panel
+    chosen, _ = add_another("chosen")
+    if opened == "after the image":
+        panel.scene_importing()
+        slicer.mrmlScene.RemoveNode(widget.logic.getParameterNode())
+        panel.enter()
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "not chosen")
+    panel.ui.volumeSelector.setCurrentNode(chosen)
+    desktop.show_volume(chosen)
+    desktop.click(panel.ui.foregroundButton)
+    desktop.click(panel.ui.acceptButton)
     click(desktop, widget, inside)
     before = click(desktop, widget, inside + np.array((4, 6, 0)))
     path = tmp_path / "scene.mrb"
     assert slicer.util.saveScene(str(path))
-    slicer.mrmlScene.Clear(0)
-    widget.panel.scene_changed()
+    if into == "an empty scene":
+        slicer.mrmlScene.Clear(0)
     slicer.util.loadScene(str(path))
-    widget.panel.scene_changed()
     desktop.process_events()
-    volume = widget.panel._parameters.volume
+    volume = panel._parameters.volume
+    assert volume is not chosen
+    assert volume.GetName() == "chosen"
     desktop.show_volume(volume)
-    widget.panel._parameters.segmentation = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    desktop.process_events()
     assert len(widget.logic.interaction.ledger.clicks(widget.logic.segment_id)) == 2
     assert np.array_equal(mask_of(widget), before)
     click(desktop, widget, inside + np.array((-5, 3, 0)))
@@ -557,8 +698,22 @@ def test_packages_are_installed_only_with_consent(
     )
     assert ui.logText.toPlainText().rstrip().endswith("Everything is installed")
     assert importlib.util.find_spec("gsmedseg_needed") is not None
+    ui.logText.plainText = ""
     desktop.click(ui.setUpButton)
     assert len(asked) == 2, "nothing is missing any more"
+    assert ui.logText.toPlainText().strip() == "Everything is installed"
+
+
+def test_a_package_that_is_too_old_is_missing(widget: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from GSMedSegUI.set_up import missing
+
+    for name, version in (("monai", "1.3.0"), ("torch", "2.0.1+cu117"), ("scipy", "1.11.0rc1")):
+        (tmp_path / f"{name}-{version}.dist-info").mkdir()
+        (tmp_path / f"{name}-{version}.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", "utf-8"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert missing() == ["monai>=1.4", "torch>=2.4"]
 
 
 def test_painting_between_clicks_stays_and_can_be_taken_back(desktop: Any, widget: Any, case: Any):

@@ -16,9 +16,10 @@ SOURCES = sorted([*(ROOT / "GSMedSeg").rglob("*.py"), *(ROOT / "GSMedSegLib" / "
 
 # What is in Slicer's desktop application alone. Source: Slicer's API documentation, 5.8 to 5.12.
 DESKTOP = {
-    "slicer.app", "slicer.app.connect", "slicer.app.processEvents", "slicer.i18n", "slicer.i18n.tr",
-    "slicer.i18n.translate", "slicer.mrmlScene",
-    "slicer.parameterNodeWrapper", "slicer.parameterNodeWrapper.parameterNodeWrapper",
+    "slicer.app", "slicer.app.applicationLogic", "slicer.app.connect", "slicer.app.processEvents",
+    "slicer.i18n", "slicer.i18n.tr", "slicer.i18n.translate", "slicer.mrmlScene",
+    "slicer.parameterNodeWrapper", "slicer.parameterNodeWrapper.WithinRange",
+    "slicer.parameterNodeWrapper.parameterNodeWrapper",
     "slicer.ScriptedLoadableModule", "slicer.ScriptedLoadableModule.ScriptedLoadableModule",
     "slicer.ScriptedLoadableModule.ScriptedLoadableModuleLogic",
     "slicer.ScriptedLoadableModule.ScriptedLoadableModuleTest",

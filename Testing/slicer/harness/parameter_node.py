@@ -1,12 +1,16 @@
 """The module `slicer.parameterNodeWrapper`: a class's annotations, kept in a node and bound to widgets.
 
 Of the types that Slicer's wrapper takes, these: bool, int, float, str, and nodes; each of them also within
-`Annotated[…, Default(…)]`, nodes also within `Optional`.
+`Annotated[…, Default(…)]`, numbers also with `WithinRange(…)`, nodes also within `Optional`.
+
+As Slicer's, it remembers what it read: when it was made, and whenever the parameter node changed. A node that
+comes into the scene after the parameter that names it is not seen.
 """
 
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -40,14 +44,23 @@ class Default:
         self.value = value
 
 
+class WithinRange:
+    """`Annotated[float, WithinRange(0, 5)]`: another number is refused."""
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+
 class _Parameter:
     """One annotated attribute of a wrapped class."""
 
     def __init__(self, name: str, annotation: Any, default: Any) -> None:
         self.name = name
+        self.range: WithinRange | None = None
         if get_origin(annotation) is Annotated:
             annotation, *notes = get_args(annotation)
             default = next((note.value for note in notes if isinstance(note, Default)), default)
+            self.range = next((note for note in notes if isinstance(note, WithinRange)), None)
         if get_origin(annotation) in (Union, types.UnionType):
             kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
             annotation = kinds[0] if len(kinds) == 1 else annotation
@@ -62,7 +75,10 @@ class _Parameter:
     def __get__(self, wrapper: Any, _owner: type | None = None) -> Any:
         if wrapper is None:
             return self
-        node = wrapper.parameterNode
+        return wrapper._values[self.name]
+
+    def read(self, node: Any) -> Any:
+        """What the node has now."""
         if self.is_node:
             return node.GetNodeReference(self.name)
         if not node.HasParameter(self.name):
@@ -76,13 +92,19 @@ class _Parameter:
                 raise ValueError(
                     f"parameter {self.name} takes {self.kind.__name__}, not {type(value).__name__}"
                 )
-            node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
+            with slicer.util.NodeModify(node):
+                node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
+                wrapper._values[self.name] = self.read(node)  # before others are told
             return
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, self.kind) or (self.kind is int and isinstance(value, bool)):
             raise ValueError(f"parameter {self.name} takes {self.kind.__name__}, not {value!r}")
-        node.SetParameter(self.name, str(value))
+        if self.range is not None and not self.range.minimum <= value <= self.range.maximum:
+            raise ValueError(f"parameter {self.name} is from {self.range.minimum} to {self.range.maximum}")
+        with slicer.util.NodeModify(node):
+            node.SetParameter(self.name, str(value))
+            wrapper._values[self.name] = self.read(node)
 
 
 class _Binding:
@@ -94,6 +116,8 @@ class _Binding:
         self._widgets = []
         for name, widget in pairs.items():
             prop, signal = _bound(widget)
+            if type(widget).__name__ == "ctkSliderWidget" and wrapper.allParameters[name].range is None:
+                raise RuntimeError(f"{widget.name} is a slider: {name} must be annotated with WithinRange")
             write = self._writer(name, widget, prop)
             widget.connect(signal, write)
             self._widgets.append((name, widget, prop, signal, write))
@@ -151,6 +175,19 @@ def parameterNodeWrapper(cls: type) -> type:
         def __init__(self, parameter_node: Any) -> None:
             object.__setattr__(self, "parameterNode", parameter_node)
             object.__setattr__(self, "_bindings", {})
+            object.__setattr__(self, "_values", {})
+            self._read()
+            this = weakref.ref(self)
+
+            def changed(*_: Any) -> None:
+                wrapper = this()
+                if wrapper is not None:  # it lives as long as somebody uses it
+                    wrapper._read()
+
+            parameter_node.AddObserver("ModifiedEvent", changed)
+
+        def _read(self) -> None:
+            self._values.update((name, one.read(self.parameterNode)) for name, one in parameters.items())
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name not in parameters:
@@ -206,5 +243,7 @@ def _family(widget: Any) -> list[Any]:
 def parameter_node_module() -> types.ModuleType:
     """The module `slicer.parameterNodeWrapper`."""
     module = types.ModuleType("slicer.parameterNodeWrapper", __doc__)
-    module.__dict__.update(parameterNodeWrapper=parameterNodeWrapper, Default=Default)
+    module.__dict__.update(
+        parameterNodeWrapper=parameterNodeWrapper, Default=Default, WithinRange=WithinRange
+    )
     return module
