@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from GSMedSegLib.text_files import path_text
 _TITLE_TAGS = ("0020|0011", "0008|0060", "0008|103e")
 """Number, modality and description of a series."""
 _IMAGE_POSITION = "0020|0032"
+_SLICE_TAGS = ("0008|0018", _IMAGE_POSITION)
+"""UID and position: which slice it is, wherever a copy of it lies."""
 _PREFACE = 1024
 """The first bytes of a file, with its class."""
 _KIND = "0008|0016"
@@ -47,35 +49,84 @@ class Series:
         uid: by which it is asked for.
         folder: with its slices.
         files: the slices, in order.
+        elsewhere: folders with slices of it that this one lacks.
     """
 
     uid: str
     folder: Path
     files: tuple[Path, ...]
+    elsewhere: tuple[Path, ...] = ()
 
     @property
     def title(self) -> str:
         """What it is, as its first slice says, and how many slices there are; "" where it is no image."""
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(os.fspath(self.files[0]))
-        try:
-            with no_itk_warnings():
-                reader.ReadImageInformation()
-        except RuntimeError:  # reports and presentation states lie beside the images they are about
+        reader = _header(self.files[0])
+        if reader is None:  # reports and presentation states lie beside the images they are about
             return ""
         said = [reader.GetMetaData(tag).strip() for tag in _TITLE_TAGS if reader.HasMetaDataKey(tag)]
         size = "1 slice" if len(self.files) == 1 else f"{len(self.files)} slices"
         return " · ".join([*filter(None, said), size])
 
+    def check_whole(self) -> None:
+        """Raises when other folders have slices of it too: what is here may be a volume cut short.
+
+        Raises:
+            ValueError: names the folders.
+        """
+        if self.elsewhere:
+            folders = ", ".join(str(part) for part in (self.folder, *self.elsewhere[:2]))
+            more = ", …" if self.elsewhere[2:] else ""
+            raise ValueError(
+                f"series {self.uid} lies in {1 + len(self.elsewhere)} folders ({folders}{more}); "
+                "put its files into one folder"
+            )
+
 
 def find_series(folder: Path) -> list[Series]:
     """The series in a folder and those within it; of one that lies in several, its largest part."""
-    found: dict[str, Series] = {}
-    for inner in [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]:
-        for one in series_in(inner):
-            if one.uid not in found or len(one.files) > len(found[one.uid].files):
-                found[one.uid] = one
-    return list(found.values())
+    parts: dict[str, list[Series]] = {}
+    for one in [*series_in(folder), *_series_within(folder)]:
+        parts.setdefault(one.uid, []).append(one)
+    largest = [max(several, key=lambda one: len(one.files)) for several in parts.values()]
+    return [_among(one, [other for other in parts[one.uid] if other is not one]) for one in largest]
+
+
+def _series_within(folder: Path) -> list[Series]:
+    """The series in the folders within one."""
+    inner = sorted(part for part in folder.rglob("*") if part.is_dir())
+    return [one for part in inner for one in series_in(part)]
+
+
+def _among(part: Series, others: Sequence[Series]) -> Series:
+    """A part of a series that knows which of the other parts, each of another folder, are no copies of it."""
+    if not others:
+        return part
+    known = _slices(part)
+    return replace(part, elsewhere=tuple(one.folder for one in others if not _slices(one) <= known))
+
+
+def _slices(series: Series) -> set[tuple[str, ...]]:
+    """Which slices a series has, by UID and position; by file, where that is no image."""
+
+    def which(file: Path) -> tuple[str, ...]:
+        header = _header(file)
+        if header is None:
+            return (str(file),)
+        return tuple(header.GetMetaData(tag) for tag in _SLICE_TAGS if header.HasMetaDataKey(tag))
+
+    return {which(file) for file in series.files}
+
+
+def _header(file: Path) -> sitk.ImageFileReader | None:
+    """Of a DICOM file; None where it is no image."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(file))
+    try:
+        with no_itk_warnings():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return reader
 
 
 def series_in(folder: Path) -> list[Series]:
@@ -94,7 +145,7 @@ def choose_series(folder: Path, uid: str | None) -> Series:
     """The series asked for in a folder itself, or the only one.
 
     Raises:
-        ValueError: there is none, or several; they are listed.
+        ValueError: there is none, or several; they are listed. Or folders within it have more of its slices.
     """
     found = series_in(folder)
     if not found:
@@ -102,7 +153,9 @@ def choose_series(folder: Path, uid: str | None) -> Series:
     wanted = [one for one in found if uid in (None, one.uid)]
     if len(wanted) == 1:
         _check_none_is_left_out(folder, found)
-        return wanted[0]
+        chosen = _among(wanted[0], [one for one in _series_within(folder) if one.uid == wanted[0].uid])
+        chosen.check_whole()
+        return chosen
     listed = "".join(f"\n- {one.uid}: {one.title or 'no image'}" for one in found)
     if uid is None:
         raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one of:{listed}")
@@ -163,7 +216,10 @@ def _where_else(folder: Path) -> str:
         return "give the folder that holds the slices"
     if len(inner) == 1:
         return f"they are in {inner[0]}, give that one"
-    return f"{len(inner)} folders within it have some, for example {inner[0]}; give one of them"
+    return (
+        f"{len(inner)} folders within it have some, for example {inner[0]}; give one of them, "
+        "or put the files of a series into one folder"
+    )
 
 
 def is_dicom(path: Path) -> bool:

@@ -7,9 +7,11 @@ import importlib.util
 import os
 import secrets
 import sys
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from platformdirs import user_data_path
 
 from GSMedSegLib.console import command, port, reason, say, when_input_ends
 from GSMedSegLib.service.wire import LOCAL_HOSTS
+from GSMedSegLib.text_files import read_text
 from GSMedSegLib.web.launcher import TOKEN_VARIABLE, launch
 
 if TYPE_CHECKING:
@@ -27,6 +30,15 @@ if TYPE_CHECKING:
 
 NEEDED = {"trame_slicer": "web", "aiohttp": "web", "fastapi": "server", "uvicorn": "server"}
 """Packages without which nothing works, and their extras; the last two are for an own engine."""
+
+WAY = """<!DOCTYPE html>
+<meta charset="utf-8">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="refresh" content="0; url={url}">
+<title>GSMedSeg</title>
+<a href="{url}">GSMedSeg</a>
+"""
+"""Leads a browser to the page."""
 
 
 def add_web(commands: Any) -> None:
@@ -118,7 +130,9 @@ def _serve(options: argparse.Namespace, address: Address) -> int:
         app = WebApp(source, autosave, name, not_kept)
         if options.until_input_ends:
             when_input_ends(app.end)
-        app.run(address, _first(options), lambda url: _tell(url, options.no_browser))
+        with tempfile.TemporaryDirectory(prefix="gsmedseg-") as folder:
+            way = None if options.no_browser else Path(folder) / "open.html"
+            app.run(address, _first(options), lambda url: _tell(url, way))
     finally:
         if isinstance(source, OwnEngine):
             source.stop()
@@ -158,11 +172,20 @@ def _without(arguments: Sequence[str], *names: str) -> list[str]:
     return kept
 
 
-def _tell(url: str, no_browser: bool) -> None:
+def _tell(url: str, way: Path | None) -> None:
+    """Says where the page is, and opens it.
+
+    Args:
+        url: of the page, its token included.
+        way: file to be written that leads to the page, for what a browser is started with, every user of
+            the computer sees; None for no browser.
+    """
     print(f"open {url}", flush=True)
     has_screen = not sys.platform.startswith("linux") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
-    if not no_browser and has_screen:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    if way is not None and has_screen:
+        way.touch(mode=0o600)
+        way.write_text(WAY.format(url=escape(url)), encoding="utf-8")
+        threading.Thread(target=webbrowser.open, args=(way.as_uri(),), daemon=True).start()
 
 
 def _engine(options: argparse.Namespace) -> EngineSource:
@@ -229,7 +252,7 @@ def _tokens(path: Path | None, users: int) -> list[str] | None:
 
 
 def _read(path: Path | None) -> str:
-    return "" if path is None else path.read_text(encoding="utf-8").strip()
+    return "" if path is None else read_text(path).strip()
 
 
 def _work_folder() -> Path:

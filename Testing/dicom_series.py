@@ -1,4 +1,4 @@
-"""A made-up DICOM series for tests."""
+"""A made-up DICOM series for tests, in files of a slice each or in one."""
 
 from __future__ import annotations
 
@@ -36,3 +36,34 @@ def write_series(image: NDArray[np.int16], folder: Path) -> list[Path]:
         writer.SetFileName(str(files[-1]))
         writer.Execute(piece)
     return files
+
+
+def enhanced(slices: list[Path], file: Path, at_mm: list[float]) -> Path:
+    """The slices as the frames of one file, at these places along k; each as thick as they are apart."""
+    import pydicom
+
+    first = pydicom.dcmread(slices[0])
+    made = pydicom.Dataset()
+    made.file_meta = first.file_meta
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    made.SOPInstanceUID, made.Modality = first.SOPInstanceUID, "CT"
+    made.StudyInstanceUID, made.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
+    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+        setattr(made, name, getattr(first, name))
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.NumberOfFrames = len(slices)
+    measures, turned, shared = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.8, 0.5], 2.4
+    turned.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turned]
+    made.SharedFunctionalGroupsSequence, frames = [shared], []
+    for n, mm in enumerate(at_mm):
+        frame, position, content = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = [f"{x:.6f}" for x in ORIGIN_LPS_MM + DIRECTION[:, 2] * mm]
+        content.StackID, content.InStackPositionNumber = "1", n + 1
+        frame.PlanePositionSequence, frame.FrameContentSequence = [position], [content]
+        frames.append(frame)
+    made.PerFrameFunctionalGroupsSequence = frames
+    made.PixelData = b"".join(pydicom.dcmread(file).PixelData for file in slices)
+    made.save_as(file, enforce_file_format=True)
+    return file

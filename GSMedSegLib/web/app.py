@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,7 @@ DOING = {
 }
 
 READY = "Ready: click on the object"
+NOT_SMOOTHED = "The saved clicks do not hold the smoothing: masks made from them again are not smoothed"
 DONE = "Done; where the mask is wrong, click with + or −"
 
 
@@ -84,7 +87,7 @@ class WebApp:
         self._surfaces = Surfaces(core.scene, self._views.node(SURFACE).GetID())
         self._transfers = Transfers(self._save)
         self._opened: Opened | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = threading.Event()
         self._batch = ""
         self._digest = ""
         self._shown = -1
@@ -113,7 +116,9 @@ class WebApp:
             server.app.add_routes(self._transfers.routes())
 
         def started(**_: Any) -> None:
-            self._loop = asyncio.get_running_loop()
+            background.append(asyncio.get_running_loop().create_task(self._stop_when_told()))
+            if self._ending.is_set():
+                return
             ready(address.url(self._server.port))
             background.append(asyncio.get_running_loop().create_task(self._watch()))
             if first is not None:
@@ -124,6 +129,9 @@ class WebApp:
         controller.on_server_ready.add(started)
         if address.tls is not None:
             self._server.cli.set_defaults(ssl=",".join(map(str, address.tls)))
+        hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+        if hang_up is not None and signal.getsignal(hang_up) is signal.SIG_DFL:  # with nohup it is ignored
+            signal.signal(hang_up, lambda *_: self.end())
         try:
             self._server.start(
                 host=address.host,
@@ -139,10 +147,8 @@ class WebApp:
             self.close()
 
     def end(self) -> None:
-        """Have `run` return; from any thread."""
-        loop = self._loop
-        if loop is not None:
-            loop.call_soon_threadsafe(lambda: loop.create_task(self._server.stop()))
+        """Have `run` return, also when it is still to come; from any thread."""
+        self._ending.set()
 
     def close(self) -> None:
         """Keep what was done, and let go of everything."""
@@ -226,7 +232,9 @@ class WebApp:
         server = self._server
         server.trigger("act")(self.act)
         server.trigger("on_segment")(self.on_segment)
+        server.trigger("open_example")(self.open_example)
         server.trigger("open_upload")(self.open_upload)
+        server.trigger("open_series")(self.open_series)
         server.trigger("forget_upload")(self._transfers.forget)
         server.trigger("fail")(self.fail)
         server.state.change("opacity")(lambda opacity, **_: self.workspace.set_opacity(float(opacity)))
@@ -384,8 +392,14 @@ class WebApp:
 
     async def _save(self, kind: str, folder: Path) -> Path:
         files = () if self._opened is None else self._opened.dicom_files
+        changes = self.workspace.changes
         path, write = plan(self.workspace, kind, folder, files)
         await asyncio.get_running_loop().run_in_executor(None, write)
+        if self._autosave is None:
+            self._keeping.succeeded(changes)
+        if kind == "json" and self._state.smoothing_mm:
+            with self._state as state:
+                state.message = NOT_SMOOTHED
         return path
 
     def _make_sure_it_is_kept(self) -> None:
@@ -393,17 +407,23 @@ class WebApp:
         changes = self.workspace.changes
         if not self._keep() and self._refused != changes:
             self._refused = changes
+            not_kept = "are not kept" if self._autosave is None else "could not be kept"
             raise OSError(
-                "the segments and clicks on the image shown could not be kept: save them, or open the other "
+                f"the segments and clicks on the image shown {not_kept}: save them, or open the other "
                 "image again to go on without them"
             )
 
     def _keep(self) -> bool:
-        """Keeps segments and clicks, if they are others than those kept; False when that fails."""
+        """Keeps segments and clicks, if they are others than those kept; False when that fails.
+
+        Without an autosave only the user keeps them, by saving.
+        """
         workspace = self.workspace
         changes = workspace.changes
-        if self._autosave is None or workspace.image is None or changes == self._keeping.kept:
+        if workspace.image is None or changes == self._keeping.kept:
             return True
+        if self._autosave is None:
+            return not any(row.clicks or row.volume_ml for row in workspace.rows())
         try:
             if workspace.rows():
                 ledger = workspace.interaction.ledger
@@ -419,6 +439,11 @@ class WebApp:
         return True
 
     # What comes back
+
+    async def _stop_when_told(self) -> None:
+        while not self._ending.is_set():
+            await asyncio.sleep(POLL_S)
+        await self._server.stop()
 
     async def _watch(self) -> None:
         """Brings what the engine answered, and what the user did, into the page."""
@@ -452,7 +477,7 @@ class WebApp:
                 self._show_surfaces(changed)
 
     def _keep_when_due(self) -> None:
-        if self._keeping.due(self.workspace.busy, time.monotonic()):
+        if self._autosave is not None and self._keeping.due(self.workspace.busy, time.monotonic()):
             with self._state:
                 self._keep()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -29,6 +30,9 @@ MAY_BE_EMPTY = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 """Of type 2 in the standard: present, but empty where unknown. Anonymised files often lack them."""
+
+_NOT_IN_NAMES = re.compile(r"[\\\x00-\x1f\x7f-\x9f]")
+"""A backslash parts values in DICOM; control characters are not allowed."""
 
 _TERMINOLOGY = "SegmentationCategoryTypeModifier-SlicerGeneralAnatomy.term.json"
 
@@ -68,7 +72,7 @@ def write_dicom(
         path: of the file.
         image: that was segmented.
         segments: name, colour as "#rrggbb", and mask of each; may overlap.
-        dicom_files: that the image was read from.
+        dicom_files: that the image was read from, in its order.
 
     Raises:
         ValueError: the image is no DICOM image, or its files say too little.
@@ -88,6 +92,9 @@ def write_dicom(
         ) from error
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in dicom_files]
     for source in sources:
+        source.decode()  # as its own character set says, before another is set, which has all letters
+        source.SpecificCharacterSet = "ISO_IR 192"
+        source.SpacingBetweenSlices = round(image.spacing_kji_mm[0], 6)
         for keyword in MAY_BE_EMPTY:
             if keyword not in source:
                 setattr(source, keyword, "")
@@ -95,15 +102,18 @@ def write_dicom(
     for number, (_, _, mask) in enumerate(segments):
         array[(*mask.box, number)] = mask.array
     try:
-        segmentation = highdicom.seg.Segmentation(
-            source_images=sources,
-            pixel_array=highdicom.Volume(
+        pixels: Any = array  # in the order of the slices
+        if len(sources) != len(array):  # frames of one file, which a volume finds by their places
+            pixels = highdicom.Volume(
                 array,
                 _kji_to_lps(image),
                 "PATIENT",
                 sources[0].FrameOfReferenceUID,
                 {"SegmentNumber": list(range(1, len(segments) + 1))},
-            ),
+            )
+        segmentation = highdicom.seg.Segmentation(
+            source_images=sources,
+            pixel_array=pixels,
             segmentation_type="BINARY",
             segment_descriptions=[
                 _described(number, name, color) for number, (name, color, _) in enumerate(segments, start=1)
@@ -142,9 +152,10 @@ def _described(number: int, name: str, color: str) -> Any:
     from highdicom.sr.coding import CodedConcept
 
     category, kind = (CodedConcept(*code) for code in codes_of(name))
+    label = _NOT_IN_NAMES.sub("_", name)[:64]
     return highdicom.seg.SegmentDescription(
         number,
-        name[:64],
+        label,
         category,
         kind,
         "SEMIAUTOMATIC",
@@ -154,7 +165,7 @@ def _described(number: int, name: str, color: str) -> Any:
             family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
         ),
         tracking_uid=highdicom.UID(),
-        tracking_id=name[:64],
+        tracking_id=label,
         display_color=highdicom.color.CIELabColor.from_rgb(
             *(int(color[at : at + 2], 16) for at in (1, 3, 5))
         ),

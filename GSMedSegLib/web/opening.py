@@ -44,16 +44,18 @@ def open_path(path: str | os.PathLike[str], series: str | None = None) -> Opened
     Args:
         path: a NIfTI, NRRD, MetaImage or DICOM file, a folder with one of those or with DICOM slices, also in
             folders within, or a zip archive that was unpacked beforehand by `unpack`.
-        series: UID of the DICOM series; None takes the one with the most slices.
+        series: UID of the DICOM series, in a folder; None takes the one with the most slices.
 
     Raises:
-        ValueError: not such an image; the text says why.
+        ValueError: not such an image, or several; the text says why.
         OSError: it cannot be read.
     """
     path = Path(path)
     if not path.is_dir():
-        volume = read_volume(path)
+        volume = read_volume(path, series)
         return Opened(volume, (path,) if is_dicom(path) else ())
+    if series is not None:
+        return _open_series(path, series)
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
     images = [file for file in files if file.name.lower().endswith(READ_SUFFIXES)]
     if len(images) > 1:
@@ -63,11 +65,16 @@ def open_path(path: str | os.PathLike[str], series: str | None = None) -> Opened
                 f"{len(images)} images at once ({images[0].name}, {images[1].name}, …); open one of them"
             )
         images = headers
+    slices = [file for file in files if is_dicom(file)] if images else []
+    if slices:
+        raise ValueError(
+            f"an image and DICOM files at once ({images[0].name}, {slices[0].name}, …); open one of them"
+        )
     if images:
         return Opened(read_volume(images[0]))
     if len(files) == 1:
         return open_path(files[0])
-    return _open_series(path, series)
+    return _open_series(path)
 
 
 def open_example() -> Opened:
@@ -85,7 +92,7 @@ def unpack(folder: Path) -> None:
         ValueError: a damaged archive, more than `ARCHIVE_BYTES` in all, or names that lead out of it.
     """
     left = ARCHIVE_BYTES
-    for file in [file for file in folder.rglob("*.zip") if file.is_file()]:
+    for file in [file for file in folder.rglob("*") if file.suffix.lower() == ".zip" and file.is_file()]:
         try:
             with zipfile.ZipFile(file) as archive:
                 left -= _extract(archive, file.with_name(f"{file.name} unpacked"), left)
@@ -116,7 +123,7 @@ def _extract(archive: zipfile.ZipFile, target: Path, most: int) -> int:
     return size
 
 
-def _open_series(folder: Path, uid: str | None) -> Opened:
+def _open_series(folder: Path, uid: str | None = None) -> Opened:
     """The series asked for, in a folder and those within it, or the one with the most slices."""
     found = find_series(folder)
     wanted = [one for one in found if uid in (None, one.uid)]
@@ -124,6 +131,7 @@ def _open_series(folder: Path, uid: str | None) -> Opened:
         what = f"no DICOM series {uid}" if uid else "no image"
         raise ValueError(f"{what} in this folder; known are {', '.join(READ_SUFFIXES)} and DICOM")
     chosen = max(wanted, key=lambda one: len(one.files))
+    chosen.check_whole()
     volume = read_volume(chosen.folder, chosen.uid)
     titles = tuple((one.uid, title) for one in found if (title := one.title))
     return Opened(volume, chosen.files, folder, titles, chosen.uid)

@@ -95,12 +95,6 @@ class Actions(Protocol):
     def on_segment(self, what: str, segment_id: str, value: Any = None) -> None:
         """Something about a segment: choose, name, color, visible, locked, clear or remove."""
 
-    async def open_example(self) -> None:
-        """Open the built-in image."""
-
-    async def open_series(self, uid: str) -> None:
-        """Open another DICOM series of the folder that is open."""
-
     def auto_range(self) -> None:
         """Brightness and contrast as at first."""
 
@@ -165,7 +159,7 @@ def _bar(actions: Actions) -> None:
             with v.VList(density="compact"):
                 _item("mdi-file-outline", "File…", "window.gsmedseg.choose(false)")
                 _item("mdi-folder-outline", "Folder with DICOM…", "window.gsmedseg.choose(true)")
-                _item("mdi-flask-outline", "Example", actions.open_example)
+                _item("mdi-flask-outline", "Example", "window.gsmedseg.open('example')")
         with v.VMenu(location="bottom end"):
             with (
                 v.Template(v_slot_activator="{ props }"),
@@ -214,7 +208,7 @@ def _panel(actions: Actions) -> None:
             v.VSelect(
                 model_value=("series_uid",),
                 items=("series",),
-                update_modelValue=(actions.open_series, "[$event]"),
+                update_modelValue="window.gsmedseg.open('series', $event)",
                 density="compact",
                 variant="outlined",
                 hide_details=True,
@@ -429,7 +423,7 @@ def _start(actions: Actions) -> None:
                 "Try the example",
                 prepend_icon="mdi-flask-outline",
                 variant="tonal",
-                click=actions.open_example,
+                click="window.gsmedseg.open('example')",
                 id="start-example",
             )
         with html.Div(v_if="opening"):

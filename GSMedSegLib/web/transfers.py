@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import shutil
@@ -91,6 +92,11 @@ class Transfers:
         """Delete all that was sent."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _own_folder(self) -> Path:
+        """Where files go; made anew, for its owner alone, when somebody has tidied temporary files."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        return self._folder
+
     async def _upload(self, request: web.Request) -> web.Response:
         batch, path = request.match_info["batch"], PurePosixPath(request.match_info["path"])
         unsafe = any(part in ("..", ".") or ":" in part or "\\" in part for part in path.parts)
@@ -99,7 +105,7 @@ class Transfers:
             raise bad_name
         whole = False
         try:
-            await self._receive(batch, self._folder / batch / Path(*path.parts), request.content)
+            await self._receive(batch, self._own_folder() / batch / Path(*path.parts), request.content)
             whole = True
         except ValueError as error:  # NUL
             raise bad_name from error
@@ -130,8 +136,9 @@ class Transfers:
                 file.write(chunk)
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+        with contextlib.ExitStack() as stack:
             try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(dir=self._own_folder()))
                 file = await self._save(request.match_info["format"], Path(folder))
             except (ValueError, RuntimeError, OSError) as error:
                 raise web.HTTPConflict(text=reason(error)) from error

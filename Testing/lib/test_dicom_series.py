@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from GSMedSegLib.geometry import grid_distance_mm, kji_to_ras
 from GSMedSegLib.volume_io import read_volume, write_labelmap, write_volume
-from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, write_series
+from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, enhanced, write_series
 
 LABELS = np.zeros((7, 6, 5), np.uint8)
 LABELS[1:3, 2:5, 3] = 1
@@ -141,8 +141,23 @@ def test_slices_in_a_folder_within_are_pointed_at(slices: list[Path], tmp_path: 
         read_volume(tmp_path)
     for k, file in enumerate(sorted(shutil.copytree(slices[0].parent, tmp_path / "b" / "ct").iterdir())):
         change(file, place(k), SeriesInstanceUID="1.2.826.9")
-    with pytest.raises(ValueError, match=r"2 folders within it have some, for example .*b.ct; give one"):
+    with pytest.raises(
+        ValueError, match=r"2 folders within it have some, for example .*b.ct; give one .* into one"
+    ):
         read_volume(tmp_path)
+
+
+def test_a_series_that_goes_on_in_a_folder_within_is_not_cut_short(slices: list[Path]) -> None:
+    """A copy of some slices may lie there."""
+    folder = slices[0].parent
+    more = folder / "more"
+    more.mkdir()
+    for file in slices[6:]:
+        shutil.copyfile(file, more / file.name)
+    assert read_volume(folder).shape == (10, 4, 5)
+    slices[9].unlink()
+    with pytest.raises(ValueError, match=r"series 1\.2\.826\.2 lies in 2 folders \(.*ct, .*more\); put its"):
+        read_volume(folder)
 
 
 def test_missing_dicom_slices_are_not_closed_up(dicom_dir: Path, tmp_path: Path) -> None:
@@ -213,35 +228,6 @@ def without_preface(file: Path) -> None:
     image = pydicom.dcmread(file)
     image.preamble, image.file_meta = None, pydicom.dataset.FileMetaDataset()
     pydicom.dcmwrite(file, image, implicit_vr=True, little_endian=True)
-
-
-def enhanced(slices: list[Path], file: Path, at_mm: list[float]) -> Path:
-    """The slices as the frames of one file, at these places along k; each as thick as they are apart."""
-    first = pydicom.dcmread(slices[0])
-    made = pydicom.Dataset()
-    made.file_meta = first.file_meta
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
-    made.SOPInstanceUID, made.Modality = first.SOPInstanceUID, "CT"
-    made.StudyInstanceUID, made.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
-    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
-        setattr(made, name, getattr(first, name))
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.NumberOfFrames = len(slices)
-    measures, turned, shared = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.8, 0.5], 2.4
-    turned.ImageOrientationPatient = first.ImageOrientationPatient
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turned]
-    made.SharedFunctionalGroupsSequence, frames = [shared], []
-    for n, mm in enumerate(at_mm):
-        frame, position, content = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
-        position.ImagePositionPatient = [f"{x:.6f}" for x in ORIGIN_LPS_MM + DIRECTION[:, 2] * mm]
-        content.StackID, content.InStackPositionNumber = "1", n + 1
-        frame.PlanePositionSequence, frame.FrameContentSequence = [position], [content]
-        frames.append(frame)
-    made.PerFrameFunctionalGroupsSequence = frames
-    made.PixelData = b"".join(pydicom.dcmread(file).PixelData for file in slices)
-    made.save_as(file, enforce_file_format=True)
-    return file
 
 
 def test_frames_of_one_file_lie_where_it_says(slices: list[Path], tmp_path: Path) -> None:

@@ -255,6 +255,14 @@ class Page:
             self.page.wait_for_timeout(500)
         raise AssertionError(f"the {view} view does not come to rest")
 
+    def shows(self, view: str, wanted: NDArray[np.uint8]) -> bool:
+        """Whether a view comes to look like a picture of it, within some ten seconds."""
+        for _ in range(20):
+            if np.abs(self.picture(view).astype(int) - wanted).max(2).mean() < 2:
+                return True
+            self.page.wait_for_timeout(500)
+        return False
+
     def start_over(self) -> None:
         """Delete all segments, one after the other."""
         while count := len(self.state("segments")):

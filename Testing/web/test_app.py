@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from Testing.mrml.conftest import OBLIQUE, slicer_app  # noqa: F401 - a fixture for the tests here too
 
@@ -75,6 +78,77 @@ def test_work_that_cannot_be_kept_is_not_replaced_unasked(app: WebApp, tmp_path:
     assert asyncio.run(app._open(image("second"), "the image"))
     assert app._state.image == "second"
     assert app.workspace.rows() == []
+
+
+def click_once(app: WebApp) -> None:
+    """A new segment with a click, for which no engine has to answer."""
+    ras = (OBLIQUE @ [5, 4, 3, 1])[:3]
+    app.workspace.interaction.add_click(app.workspace.add_segment("Liver"), ras, True)
+
+
+def ask(app: WebApp, method: str, path: str, data: bytes | None = None) -> int:
+    """Have a file sent or saved; the status."""
+
+    async def run() -> int:
+        served = web.Application()
+        served.add_routes(app._transfers.routes())
+        async with TestClient(TestServer(served)) as client:
+            return int((await client.request(method, path, data=data)).status)
+
+    return asyncio.run(run())
+
+
+def test_work_that_is_kept_nowhere_is_not_replaced_unasked(app: WebApp, monkeypatch: pytest.MonkeyPatch):
+    """With `--no-autosave`, or on a user's second page: only what the user saved is kept."""
+    monkeypatch.setattr(app, "_autosave", None)
+    assert asyncio.run(app._open(image("first"), "the image"))
+    app.workspace.add_segment("nothing in it yet")
+    assert asyncio.run(app._open(image("second"), "the image"))
+    click_once(app)
+    assert not asyncio.run(app._open(image("third"), "the image"))
+    assert "are not kept: save them, or open the other image again" in app._state.error
+    assert app._state.image == "second"
+    assert asyncio.run(app._open(image("third"), "the image")), "asked for again"
+    click_once(app)
+    assert ask(app, "GET", "/save/json") == 200
+    assert asyncio.run(app._open(image("fourth"), "the image")), "the user has saved it"
+    click_once(app)
+    assert ask(app, "GET", "/save/json") == 200
+    app.workspace.add_segment("Spleen")
+    assert not asyncio.run(app._open(image("fifth"), "the image")), "more was done since"
+    assert app._state.image == "fourth"
+
+
+def test_that_saved_clicks_hold_no_smoothing_is_said(app: WebApp):
+    assert asyncio.run(app._open(image("first"), "the image"))
+    click_once(app)
+    before = app._state.message
+    assert ask(app, "GET", "/save/json") == 200
+    assert app._state.message == before
+    app._state.smoothing_mm = 1.5
+    try:
+        assert ask(app, "GET", "/save/json") == 200
+    finally:
+        app._state.smoothing_mm = 0.0
+    assert app._state.message.startswith("The saved clicks do not hold the smoothing")
+
+
+def test_files_come_and_go_when_the_temporary_folder_was_tidied(app: WebApp):
+    """As some systems do, with what nobody touched for some days; the new folder is its owner's alone."""
+    assert asyncio.run(app._open(image("first"), "the image"))
+    click_once(app)
+    folder, batch = app._transfers._folder, "0123456789abcdef"
+    shutil.rmtree(folder)
+    assert ask(app, "GET", "/save/json") == 200
+    shutil.rmtree(folder)
+    assert ask(app, "PUT", f"/upload/{batch}/study/a.dcm", b"x") == 200
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (app._transfers.take(batch) / "study" / "a.dcm").read_bytes() == b"x"
+    app._transfers.forget(batch)
+    shutil.rmtree(folder)
+    folder.write_text("in the way", encoding="utf-8")
+    assert ask(app, "GET", "/save/json") == 409, "told, not an error of the server"
+    folder.unlink()
 
 
 def test_a_voxel_size_that_is_made_up_is_said(app: WebApp):

@@ -12,7 +12,7 @@ from GSMedSegLib.cropped import Cropped, crop
 from GSMedSegLib.volume_io import Volume, read_volume
 from GSMedSegLib.web.dicom_seg import MAY_BE_EMPTY, TISSUE, codes_of, write_dicom
 from GSMedSegLib.web.opening import open_path
-from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, SPACING_IJK_MM, write_series
+from Testing.dicom_series import DIRECTION, ORIGIN_LPS_MM, SPACING_IJK_MM, enhanced, write_series
 
 highdicom = pytest.importorskip("highdicom", reason="pip install 'gsmedseg[dicom]'")
 pydicom = pytest.importorskip("pydicom")
@@ -99,6 +99,77 @@ def test_every_frame_lies_on_its_slice(series: tuple[Volume, list[Path]], tmp_pa
     assert np.allclose(axes, DIRECTION.T[:2].ravel(), atol=1e-5)
     # Pixel spacing is that of rows first: along j, then along i.
     assert np.allclose(shared.PixelMeasuresSequence[0].PixelSpacing, (0.8, 0.5))
+
+
+@pytest.mark.parametrize("aside_mm", [0.0, 0.01, 0.1])
+def test_slices_are_referred_to_however_their_places_are_rounded(tmp_path: Path, aside_mm: float):
+    """Every other slice, 2.4 mm from the last, is moved aside: as much as a series may be uneven."""
+    files = write_series(np.zeros((6, 10, 12), np.int16), tmp_path / "series")
+    for k, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        at_lps = np.array(dataset.ImagePositionPatient, float) + k % 2 * aside_mm * DIRECTION[:, 2]
+        dataset.ImagePositionPatient = [f"{x:.6f}" for x in at_lps]
+        dataset.save_as(file)
+    opened = open_path(tmp_path / "series")
+    path = tmp_path / "seg.dcm"
+    write_dicom(path, opened.volume, two_masks(opened.volume.shape), opened.dicom_files)
+    written = pydicom.dcmread(path)
+    places = {str(d.SOPInstanceUID): d.ImagePositionPatient for d in map(pydicom.dcmread, files)}
+    frames = written.PerFrameFunctionalGroupsSequence
+    assert len(frames) == 5
+    for frame in frames:
+        (reference,) = frame.DerivationImageSequence[0].SourceImageSequence
+        at = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert np.allclose(at, places[reference.ReferencedSOPInstanceUID], atol=1e-4)
+    measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SpacingBetweenSlices == pytest.approx(opened.volume.spacing_kji_mm[0], abs=1e-5)
+
+
+def test_frames_of_one_file_are_referred_to_by_number(tmp_path: Path):
+    files = write_series(np.zeros((6, 10, 12), np.int16), tmp_path / "series")
+    file = enhanced(files, tmp_path / "frames.dcm", [2.4 * k for k in range(6)])
+    dataset = pydicom.dcmread(file)
+    dataset.FrameOfReferenceUID, dataset.InstanceNumber = "1.2.826.4", 1
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    dataset.save_as(file)
+    opened = open_path(file)
+    path = tmp_path / "seg.dcm"
+    write_dicom(path, opened.volume, two_masks(opened.volume.shape)[:1], opened.dicom_files)
+    numbers = [
+        frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        for frame in pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    ]
+    assert sorted(map(int, numbers)) == [2, 3, 4], "the liver is in slices 1 to 3"
+
+
+@pytest.mark.parametrize(
+    ("character_set", "patient"),
+    [
+        (None, "Nobody^N"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("ISO_IR 144", "Иванов^Иван"),
+        ("GB18030", "王^小东"),
+    ],
+)
+def test_names_come_back_in_all_letters(tmp_path: Path, character_set: str | None, patient: str):
+    """Whatever letters the slices can hold; a backslash would make two names of one."""
+    files = write_series(np.zeros((6, 10, 12), np.int16), tmp_path / "series")
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        dataset.SpecificCharacterSet, dataset.PatientName = character_set, patient
+        dataset.save_as(file)
+    before = [file.read_bytes() for file in files]
+    opened = open_path(tmp_path / "series")
+    mask = two_masks(opened.volume.shape)[0][2]
+    names = ["Leber größe", "肝臓", "Опухоль", "GTV\\left", "a\tb\x07", "é" * 70]
+    path = tmp_path / "seg.dcm"
+    write_dicom(path, opened.volume, [(name, "#dd8265", mask) for name in names], opened.dicom_files)
+    written = pydicom.dcmread(path)
+    assert written.PatientName == patient
+    labels = [segment.SegmentLabel for segment in written.SegmentSequence]
+    assert labels == ["Leber größe", "肝臓", "Опухоль", "GTV_left", "a_b_", "é" * 64]
+    assert [segment.TrackingID for segment in written.SegmentSequence] == labels
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_real_series(data_dir: Path, tmp_path: Path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -17,7 +20,8 @@ from GSMedSegLib import web_command
 from GSMedSegLib.cli import main
 from GSMedSegLib.web import launcher
 from GSMedSegLib.web.launcher import MOST_STARTS, TOKEN_VARIABLE, Page, launch, watch
-from GSMedSegLib.web_command import _tokens, _without
+from GSMedSegLib.web_command import _address, _tell, _tokens, _without
+from Testing.web.conftest import WebServer
 
 SERVES = "import os, sys; print('open', os.environ['GSMEDSEG_WEB_TOKEN'], flush=True); sys.stdin.read()"
 """Stands for `gsmedseg web --until-input-ends`."""
@@ -173,12 +177,75 @@ def test_too_few_or_equal_tokens_are_refused(tmp_path: Path, said: list[str], me
         _tokens(file, 3)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_token_is_read_as_editors_and_shells_write_it(tmp_path: Path, encoding: str):
+    file, token = tmp_path / "token", "a-token-0123456789"
+    file.write_text(f"{token}\r\n", encoding=encoding)
+    options = argparse.Namespace(token_file=file, host="127.0.0.1", port=0, tls_cert=None, tls_key=None)
+    assert _address(options).token == token
+    assert _tokens(file, 1) == [token]
+    file.write_text(token, encoding="utf-16")
+    with pytest.raises(ValueError, match="is not text in UTF-8; save it with this encoding"):
+        _address(options)
+
+
+def test_the_browser_is_led_by_a_file_that_nobody_else_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """What a program is started with, every user of the computer sees; and the address has the token."""
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
+    url, way = "http://127.0.0.1:8732/?token=secret", tmp_path / "open.html"
+    _tell(url, None)
+    assert not way.exists()
+    _tell(url, way)
+    wait_until(lambda: bool(opened))
+    assert opened == [way.as_uri()]
+    assert f'content="0; url={url}"' in way.read_text(encoding="utf-8")
+    assert os.name == "nt" or way.stat().st_mode & 0o777 == 0o600
+    assert capsys.readouterr().out == 2 * f"open {url}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_draws")
+def test_an_input_that_ended_before_the_page_was_ready_ends_it(tmp_path: Path):
+    """As when ssh breaks while GSMedSeg starts."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "GSMedSegLib.cli", "web", "--no-browser", "--port=0", "--until-input-ends"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "GSMEDSEG_HOME": str(tmp_path)},
+        timeout=120,
+        check=True,
+    )
+    assert ended.stdout == b""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+    reason="Windows has no SIGHUP; with nohup it is ignored",
+)
+@pytest.mark.usefixtures("_draws")
+def test_a_page_whose_terminal_is_closed_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Images that were sent, and the way to the page."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    server = WebServer(tmp_path / "home")
+    url = server.url.replace("/?", f"/upload/{'0' * 16}/a.dcm?")
+    assert urlopen(Request(url, data=b"voxels", method="PUT")).status == 200
+    assert list(tmp_path.glob("gsmedseg-*/*/a.dcm"))
+    os.kill(server.pid, signal.SIGHUP)
+    assert server._process.wait(30) == 0
+    assert server.end() == 0
+    assert not list(tmp_path.glob("gsmedseg-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="ends the program by SIGTERM, which Windows has not")
 @pytest.mark.usefixtures("_draws")
 def test_two_users_have_pages_of_their_own(tmp_path: Path):
     from urllib.error import HTTPError
-    from urllib.request import urlopen
 
     from Testing.service.conftest import free_port
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -43,6 +44,23 @@ def test_two_images_at_once_are_a_question(tmp_path: Path):
         open_path(tmp_path)
 
 
+def test_an_image_beside_slices_is_a_question(tmp_path: Path):
+    """A label map, for example; with a UID it is clear what is meant."""
+    files = write_series(IMAGE, tmp_path / "study")
+    write(tmp_path / "study" / "mask.nii.gz")
+    with pytest.raises(ValueError, match=r"at once \(mask\.nii\.gz, 000\.dcm, …\); open one of them"):
+        open_path(tmp_path)
+    assert sorted(open_path(tmp_path, "1.2.826.2").dicom_files) == sorted(files)
+
+
+def test_a_file_is_no_place_for_a_series(tmp_path: Path):
+    file = write(tmp_path / "a.nrrd")
+    with pytest.raises(ValueError, match="is a file; a series is chosen in a folder"):
+        open_path(file, "1.2.826.2")
+    with pytest.raises(ValueError, match=r"no DICOM series 1\.2\.826\.2"):
+        open_path(tmp_path, "1.2.826.2")
+
+
 def test_a_folder_of_slices_and_the_larger_of_two_series(tmp_path: Path):
     files = write_series(IMAGE, tmp_path / "one")
     opened = open_path(tmp_path)
@@ -69,6 +87,35 @@ def test_a_folder_of_slices_and_the_larger_of_two_series(tmp_path: Path):
         open_path(tmp_path, "1.2.3")
 
 
+@pytest.mark.parametrize("uids", ["own", "all the same"])
+def test_a_series_in_several_folders_is_not_opened_in_part(tmp_path: Path, uids: str):
+    """Where the UIDs of the slices are lost, their places tell them apart."""
+    import pydicom
+
+    files = write_series(IMAGE, tmp_path / "one")
+    for file in files if uids == "all the same" else ():
+        dataset = pydicom.dcmread(file)
+        dataset.SOPInstanceUID = "1.2.826.3"
+        dataset.save_as(file)
+    (tmp_path / "two").mkdir()
+    files[3].rename(tmp_path / "two" / "003.dcm")
+    with pytest.raises(
+        ValueError, match=r"lies in 2 folders \(.*one, .*two\); put its files into one folder"
+    ):
+        open_path(tmp_path)
+
+
+@pytest.mark.parametrize("copied", [1, 4])
+def test_a_copy_of_slices_does_not_matter(tmp_path: Path, copied: int):
+    files = write_series(IMAGE, tmp_path / "one")
+    (tmp_path / "a copy").mkdir()
+    for file in files[:copied]:
+        shutil.copyfile(file, tmp_path / "a copy" / file.name)
+    opened = open_path(tmp_path)
+    assert np.array_equal(opened.volume.array, IMAGE)
+    assert opened.series == (("1.2.826.2", "CT · 4 slices"),)
+
+
 def test_a_report_beside_the_slices_does_not_matter(tmp_path: Path):
     """Hospitals send reports and presentation states in the same folder."""
     import pydicom
@@ -93,16 +140,17 @@ def test_a_series_whose_slices_cannot_be_read_is_not_offered(tmp_path: Path):
     assert Series("1.2.826.2", tmp_path, tuple(files)).title == "CT · 4 slices"
 
 
-def test_a_zip_archive_of_slices(tmp_path: Path):
+@pytest.mark.parametrize("name", ["study.zip", "STUDY.ZIP"])
+def test_a_zip_archive_of_slices(tmp_path: Path, name: str):
     files = write_series(IMAGE, tmp_path / "series")
     sent = tmp_path / "sent"
     sent.mkdir()
-    with zipfile.ZipFile(sent / "study.zip", "w") as archive:
+    with zipfile.ZipFile(sent / name, "w") as archive:
         for file in files:
             archive.write(file, f"deep/er/{file.name}")
     unpack(sent)
     assert np.array_equal(open_path(sent).volume.array, IMAGE)
-    assert not (sent / "study.zip").exists()
+    assert not (sent / name).exists()
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt"])

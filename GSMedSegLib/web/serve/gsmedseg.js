@@ -96,13 +96,26 @@
   // Uploads
 
   const AT_ONCE = 4;
+  let sending = null;
+
+  // The image asked for last is wanted: what is still being sent of another one is not.
+  async function open(what, ...args) {
+    sending?.abort();
+    try {
+      await trigger(`open_${what}`, ...args);
+    } catch (error) {
+      set("opening", "");
+      tell("fail", `The image could not be opened: ${error.message}`);
+    }
+  }
 
   async function upload(files) {
     if (!files.length) return;
+    sending?.abort();
+    const { signal } = (sending = new AbortController());
     const random = crypto.getRandomValues(new Uint8Array(8));
     const batch = Array.from(random, (part) => part.toString(16).padStart(2, "0")).join("");
     const waiting = [...files];
-    const sending = new AbortController();
     let done = 0;
     set("opening", `Sending ${files.length > 1 ? files.length + " files" : files[0].file.name}…`);
 
@@ -110,7 +123,7 @@
       while (waiting.length) {
         const { path, file } = waiting.shift();
         const where = path.split("/").map(encodeURIComponent).join("/");
-        const answer = await fetch(`upload/${batch}/${where}`, { method: "PUT", body: file, signal: sending.signal });
+        const answer = await fetch(`upload/${batch}/${where}`, { method: "PUT", body: file, signal });
         if (!answer.ok) throw new Error(await answer.text());
         done += 1;
         if (files.length > 1) set("opening", `Sending ${done} of ${files.length} files…`);
@@ -120,19 +133,15 @@
     try {
       await Promise.all(Array.from({ length: AT_ONCE }, work));
     } catch (error) {
-      waiting.length = 0;
-      sending.abort();
-      set("opening", "");
+      if (!signal.aborted) {
+        sending.abort();
+        set("opening", "");
+        tell("fail", `The image could not be sent: ${error.message}`);
+      }
       tell("forget_upload", batch);
-      tell("fail", `The image could not be sent: ${error.message}`);
       return;
     }
-    try {
-      await trigger("open_upload", batch);
-    } catch (error) {
-      set("opening", "");
-      tell("fail", `The image could not be opened: ${error.message}`);
-    }
+    await open("upload", batch);
   }
 
   function choose(directory) {
@@ -200,5 +209,5 @@
     }
   }
 
-  window.gsmedseg = { choose, save, upload };
+  window.gsmedseg = { choose, open, save, upload };
 })();
