@@ -149,7 +149,7 @@ class AdaptiveStrategy:
         if given is not None:
             shown = self._paste(before, view, logits)
             kept = shown if before is None else edited(before, shown, hints[-1], EDIT_REACH)
-            return obeying(replace(kept, view=view, given=True), clicks or hints)
+            return _as_told(replace(kept, view=view, given=True), clicks, hints)
         view, logits = self._follow(before, view, logits, hints)
         if before is not None and box is None and len(clicks) <= FREE_CLICKS:
             other = self._other_zoom(clicks, self._trust(view, logits))
@@ -158,7 +158,7 @@ class AdaptiveStrategy:
         segment = self._paste(before, view, logits)
         if before is not None and len(hints) > FREE_CLICKS:
             segment = edited(before, segment, hints[-1])
-        return obeying(replace(segment, view=view), clicks or hints)
+        return _as_told(replace(segment, view=view), clicks, hints)
 
     def _follow(
         self, before: Segment | None, view: View, logits: Tensor, clicks: Sequence[Click]
@@ -367,6 +367,11 @@ def _with_middle(box: Box, clicks: Sequence[Click]) -> Sequence[Click]:
         return clicks
     k, j, i = (int(x) for x in middle)
     return [Click((k, j, i), True), *clicks]
+
+
+def _as_told(segment: Segment, clicks: Sequence[Click], hints: Sequence[Click]) -> Segment:
+    """A segment that obeys its clicks; without any the hints of its box, which claim no voxel from others."""
+    return obeying(segment, clicks) if clicks else replace(obeying(segment, hints), claimed=())
 
 
 def _bounds(mask: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

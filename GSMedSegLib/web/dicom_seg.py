@@ -94,6 +94,7 @@ def write_dicom(
     for source in sources:
         source.decode()  # as its own character set says, before another is set, which has all letters
         source.SpecificCharacterSet = "ISO_IR 192"
+        # Else highdicom takes what the file says, or works it out from places that it needs to be even.
         source.SpacingBetweenSlices = round(image.spacing_kji_mm[0], 6)
         for keyword in MAY_BE_EMPTY:
             if keyword not in source:

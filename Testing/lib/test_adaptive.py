@@ -14,6 +14,7 @@ from GSMedSegLib.predictor import Predictor
 from GSMedSegLib.prompt_maps import BOX_INSIDE, BOX_OUTSIDE
 from GSMedSegLib.prompts import Box, Click
 from GSMedSegLib.roi import View
+from GSMedSegLib.segment import paint_by_logit
 
 ROI = 16
 
@@ -362,6 +363,16 @@ def test_a_click_outside_its_box_is_obeyed(see):
     segment = strategy.predict([Click((50, 50, 50), True)], Box((6, 6, 6), (14, 14, 14)))
     assert segment.mask[10, 10, 10]
     assert segment.mask[50, 50, 50]
+
+
+def test_the_middle_of_a_box_is_no_click_that_others_give_way_to(see):
+    """It counts as one for the box's own object alone; a true click keeps its voxel in the label map."""
+    strategy, _ = see(ball((60, 60, 60), (10, 10, 10), 4))
+    box, middle = Box((6, 6, 6), (14, 14, 14)), Click((10, 10, 10), True)
+    boxed, clicked = strategy.predict([], box), strategy.predict([middle])
+    assert (boxed.mask[10, 10, 10], boxed.claimed) == (True, ())
+    assert clicked.claimed == (middle.kji,)
+    assert paint_by_logit([boxed, clicked], (60, 60, 60))[10, 10, 10] == 2
 
 
 def test_a_click_beside_what_the_network_sees_is_obeyed(see):

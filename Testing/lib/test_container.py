@@ -387,7 +387,6 @@ def test_which_image_it_is(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     """A name may come to stand for another image; who cannot be asked stops nobody."""
     docker = tmp_path / name
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(container, "ASK_S", 0.5)
 
     def settings(script: str) -> dict[str, str]:
         docker.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
@@ -403,6 +402,7 @@ def test_which_image_it_is(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert settings(known.replace("NUMBER", "1")) == {"image ID": "sha256:1"}
     assert settings(known.replace("NUMBER", "2")) == {"image ID": "sha256:2"}
     assert settings("echo is the daemon running? >&2; exit 1") == {}
+    monkeypatch.setattr(container, "ASK_S", 0.5)
     assert settings("exec sleep 5") == {}
 
 
